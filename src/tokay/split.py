@@ -1,0 +1,81 @@
+"""The document-level split: which documents are held out, and which of the others choices are made on.
+
+Queries of passages of one document are alike, so a split by passage or by query reads memory as gain. A held-out
+document gives no seed, positive or hard negative to training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tokay.errors import TokayError
+from tokay.records import Document, Part, Passage
+from tokay.settings import SplitSettings
+
+FEW_DOCUMENTS = 10
+"""With fewer documents than this, sections stand in for documents, and the plan says so."""
+
+
+def unit_of(passage: Passage, *, by_section: bool) -> str:
+    """What is held out as a whole: the passage's document, or its top-level section when documents are few."""
+    section = passage.heading.split(" > ", 1)[0] or passage.passage_id
+    return f"{passage.document_id} > {section}" if by_section else passage.document_id
+
+
+def split_documents(passages: Iterable[Passage], settings: SplitSettings) -> list[Document]:
+    """Give every document a part, in an order that depends on nothing but its id and the seed.
+
+    Documents are taken in the order of a hash until test, then dev, holds its share of the passages; one that
+    would overfill a part by more than half is left to training.
+
+    Returns:
+        One record a document (or section, see ``unit_of``), sorted by id.
+
+    Raises:
+        TokayError: there are too few units to hold one out.
+    """
+    by_document: Counter[str] = Counter()
+    by_section: Counter[str] = Counter()
+    for passage in passages:
+        by_document[unit_of(passage, by_section=False)] += 1
+        by_section[unit_of(passage, by_section=True)] += 1
+    sizes = by_document if len(by_document) >= FEW_DOCUMENTS else by_section
+    if len(sizes) < 3:
+        raise TokayError(
+            f"{len(sizes)} passages or sections are too few to hold one out and train on the rest; give at least 3"
+        )
+    order = sorted(sizes, key=lambda unit: _hash(settings.seed, unit))
+    test = _fill(order, sizes, settings.test_share)
+    dev = _fill([unit for unit in order if unit not in test], sizes, settings.dev_share)
+    return [Document(unit, _part(unit, test, dev), sizes[unit]) for unit in sorted(sizes)]
+
+
+def parts_of(documents: Sequence[Document], passages: Iterable[Passage]) -> dict[str, Part]:
+    """Passage id -> part."""
+    part = {document.document_id: document.part for document in documents}
+    return {
+        p.passage_id: part.get(p.document_id) or part[unit_of(p, by_section=True)] for p in passages
+    }
+
+
+def _fill(order: Sequence[str], sizes: Counter[str], share: float) -> set[str]:
+    wanted = share * sum(sizes.values())
+    taken: set[str] = set()
+    filled = 0
+    for unit in order:
+        if filled >= wanted:
+            break
+        if filled + sizes[unit] <= wanted * 1.5 or (not taken and len(order) <= FEW_DOCUMENTS):
+            taken.add(unit)
+            filled += sizes[unit]
+    return taken
+
+
+def _part(unit: str, test: set[str], dev: set[str]) -> Part:
+    return "test" if unit in test else "dev" if unit in dev else "train"
+
+
+def _hash(seed: int, unit: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{unit}".encode("utf-8", "surrogatepass")).digest()

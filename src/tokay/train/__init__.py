@@ -1,0 +1,1 @@
+"""Training: losses, batches and the loop. The loop does not know what it trains."""

@@ -1,0 +1,59 @@
+"""A two-layer BERT with a word tokenizer, saved as folders of every shape that a base may have. Made once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+WORDS = """a an and are as ask at be by can close copy count data do does each empty end error file find first for
+from get give has have how i if in into is it item join keep key last length line list load make many map match
+memory more move name new next no not number of on one open or order out path point put read remove return run save
+search send set size sort split start step stop string text than that the their them then this time to token two
+under unit up update use value wait want what when where which who why will with word write you zip query passage
+title task result none alpha beta gamma delta river stone cloud flame glass iron maple ocean pearl quartz""".split()
+
+
+@functools.cache
+def tiny_base(pooling: str = "mean", *, normalize: bool = True, prompts: tuple[str, str] = ("", ""), seed: int = 0) -> Path:
+    """A sentence-transformers folder with random weights: 2 layers, 32 dims, 64 positions."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from tokay.models.embedder import EmbedderConfig, write_config
+    from tokay.models.format import InputFormat
+
+    folder = Path(tempfile.mkdtemp(prefix="tokay-tiny-"))
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    pieces = [*letters, *(f"##{c}" for c in letters), *WORDS]
+    vocabulary = {t: i for i, t in enumerate(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *pieces]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=64,
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
+    config = EmbedderConfig(pooling, normalize, 64, InputFormat(*prompts))  # type: ignore[arg-type]
+    write_config(folder, config, width=32)
+    return folder
+
+
+def old_pooling_only(folder: Path) -> None:
+    """Rewrite a folder's pooling config as releases before sentence-transformers 5.4 wrote it."""
+    path = folder / "1_Pooling" / "config.json"
+    entries = json.loads(path.read_text())
+    kept = {k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")}
+    path.write_text(json.dumps(kept))
