@@ -16,7 +16,9 @@ title task result none alpha beta gamma delta river stone cloud flame glass iron
 
 
 @functools.cache
-def tiny_base(pooling: str = "mean", *, normalize: bool = True, prompts: tuple[str, str] = ("", ""), seed: int = 0) -> Path:
+def tiny_base(
+    pooling: str = "mean", *, normalize: bool = True, prompts: tuple[str, str] = ("", ""), seed: int = 0
+) -> Path:
     """A sentence-transformers folder with random weights: 2 layers, 32 dims, 64 positions."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -33,17 +35,26 @@ def tiny_base(pooling: str = "mean", *, normalize: bool = True, prompts: tuple[s
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_max_length=64,
     ).save_pretrained(folder)
     torch.manual_seed(seed)
     BertModel(
         BertConfig(
-            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=64,
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
         )
     ).save_pretrained(folder)
     config = EmbedderConfig(pooling, normalize, 64, InputFormat(*prompts))  # type: ignore[arg-type]
@@ -55,5 +66,7 @@ def old_pooling_only(folder: Path) -> None:
     """Rewrite a folder's pooling config as releases before sentence-transformers 5.4 wrote it."""
     path = folder / "1_Pooling" / "config.json"
     entries = json.loads(path.read_text())
-    kept = {k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")}
+    kept = {
+        k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")
+    }
     path.write_text(json.dumps(kept))

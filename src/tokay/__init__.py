@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from tokay.models.embedder import Embedder
     from tokay.store import Run
 
-__all__ = ["Distilled", "Embedder", "MissingExtra", "Plan", "Run", "TokayError", "__version__", "distill", "open_run"]
+__all__ = [
+    "Distilled",
+    "Embedder",
+    "MissingExtra",
+    "Plan",
+    "Run",
+    "TokayError",
+    "__version__",
+    "distill",
+    "open_run",
+]
 
 try:
     __version__ = _version("tokay")

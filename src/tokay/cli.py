@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
@@ -56,7 +63,9 @@ class Screen:
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Move the bar."""
         if self.task is not None:
-            self.bars.update(self.task, advance=amount, **({"note": note} if note else {}))
+            self.bars.update(self.task, advance=amount)
+            if note:
+                self.bars.update(self.task, note=note)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -71,25 +80,56 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, as 'tokay distill
 def distill(
     documents: Annotated[
         str,
-        typer.Argument(help="A folder, a .jsonl/.csv/.parquet file, a BEIR folder, hf:DATASET, python:PACKAGE or python-stdlib."),
+        typer.Argument(
+            help="A folder, a .jsonl/.csv/.parquet file, a BEIR folder, hf:DATASET, python:PACKAGE or python-stdlib."
+        ),
     ],
     out_folder: Out,
     llm: Annotated[str, typer.Option(help="recorded, recorded:FOLDER or openai:MODEL.")] = "recorded",
-    llm_url: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI.")] = "",
-    base: Annotated[str, typer.Option(help="minilm, a model folder, or a name on the Hugging Face Hub.")] = "minilm",
-    queries: Annotated[str, typer.Option(help="Your own queries (.jsonl, .tsv, .parquet), for an extra verdict.")] = "",
-    qrels: Annotated[str, typer.Option(help="Their relevance labels: BEIR .tsv, TREC qrels or .parquet.")] = "",
-    refit: Annotated[bool, typer.Option("--refit", help="After the verdict, train on the held-out queries too.")] = False,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Pay for the LLM calls of the plan without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the documents, print the plan, stop.")] = False,
+    llm_url: Annotated[
+        str,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."
+        ),
+    ] = "",
+    base: Annotated[
+        str, typer.Option(help="minilm, a model folder, or a name on the Hugging Face Hub.")
+    ] = "minilm",
+    queries: Annotated[
+        str, typer.Option(help="Your own queries (.jsonl, .tsv, .parquet), for an extra verdict.")
+    ] = "",
+    qrels: Annotated[
+        str, typer.Option(help="Their relevance labels: BEIR .tsv, TREC qrels or .parquet.")
+    ] = "",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="After the verdict, train on the held-out queries too.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Pay for the LLM calls of the plan without asking.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the documents, print the plan, stop.")
+    ] = False,
 ) -> None:
     """From documents to a better embedder: write queries, judge, train, prove it."""
     from tokay.distill import Plan, run_distillation
     from tokay.settings import resolve
 
-    values: dict[str, Any] = {"documents": documents, "llm": llm, "llm_url": llm_url, "base": base, "queries": queries, "qrels": qrels, "refit": refit}
+    values: dict[str, Any] = {
+        "documents": documents,
+        "llm": llm,
+        "llm_url": llm_url,
+        "base": base,
+        "queries": queries,
+        "qrels": qrels,
+        "refit": refit,
+    }
     settings = resolve(values, config=config, overrides=set_ or ())
     screen = Screen()
 
@@ -110,12 +150,25 @@ def distill(
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
-        out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
+        out.print(
+            f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html'
+        )
 
 
 def _print_verdict(verdict: dict[str, Any], title: str) -> None:
-    table = Table(title=f"{title}: {verdict['queries']} queries", title_justify="left", box=None, pad_edge=False)
-    for name in ("system", "nDCG@10", "Recall@10", "Recall@100", "MRR", "judged@10", "difference (95 %)", "p"):
+    table = Table(
+        title=f"{title}: {verdict['queries']} queries", title_justify="left", box=None, pad_edge=False
+    )
+    for name in (
+        "system",
+        "nDCG@10",
+        "Recall@10",
+        "Recall@100",
+        "MRR",
+        "judged@10",
+        "difference (95 %)",
+        "p",
+    ):
         table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
     for row in verdict["rows"]:
         c = row.get("comparison")
@@ -127,7 +180,9 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
             ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
         )
     out.print(table)
-    out.print("Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against base+BM25.")
+    out.print(
+        "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against base+BM25."
+    )
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
 
@@ -136,7 +191,9 @@ def search(
     run: RunFolder,
     query: Annotated[str, typer.Argument(help="What you are looking for, in quotes.")],
     top: Annotated[int, typer.Option(min=1, max=100, help="Results a model.")] = 5,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Fuse each model with BM25 by the weight that the run learned.")] = False,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse each model with BM25 by the weight that the run learned.")
+    ] = False,
 ) -> None:
     """Rank the run's passages for a query: base and tuned side by side."""
     from tokay.finder import Found, search_run
@@ -157,7 +214,9 @@ def search(
         table.add_row(str(rank), cell(left), cell(right))
     out.print(table)
     if answer.use == "base":
-        out.print(f"The verdict was: {escape(answer.sentence)}. So the base is used; the tuned model is in {escape(str(run))}/train/model.")
+        out.print(
+            f"The verdict was: {escape(answer.sentence)}. So the base is used; the tuned model is in {escape(str(run))}/train/model."
+        )
 
 
 @app.command()
@@ -169,16 +228,22 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
-def trace(run: RunFolder, query_id: Annotated[str, typer.Argument(help="A query's id, as report.html shows it.")]) -> None:
+def trace(
+    run: RunFolder, query_id: Annotated[str, typer.Argument(help="A query's id, as report.html shows it.")]
+) -> None:
     """Follow one query: its passage, the LLM's answer, every grade, the training row."""
     from tokay.trace import trace_queries
 
     found = trace_queries(tokay.open_run(run), [query_id])[0]
     q = found.query
-    out.print(f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}")
+    out.print(
+        f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}"
+    )
     out.print(f"the LLM's answer: {escape(q.answer_id)}")
     seed = found.seed
-    out.print(f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} to {seed.end})")
+    out.print(
+        f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} to {seed.end})"
+    )
     out.print(escape(seed.text))
     out.print("\ncandidates" if found.candidates else "\nnot judged: the seed is the positive")
     for candidate, passage, judgment in found.candidates:
@@ -186,7 +251,9 @@ def trace(run: RunFolder, query_id: Annotated[str, typer.Argument(help="A query'
         out.print(f"  {candidate.rank:2d}. {escape(passage.passage_id)}: {grade}")
     if found.example:
         e = found.example
-        out.print(f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard negatives {escape(str(e.negative_ids))}")
+        out.print(
+            f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard negatives {escape(str(e.negative_ids))}"
+        )
 
 
 @app.command()

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from tokay.annotate.annotator import Annotator
-from tokay.annotate.live import make_annotator, plan_calls
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
-from tokay.evaluate.qrels import Labels, read_labels, write_beir
+from tokay.evaluate.qrels import read_labels, write_beir
 from tokay.evaluate.report import write_report
 from tokay.evaluate.verdict import (
     Ranking,
@@ -33,13 +30,11 @@ from tokay.evaluate.verdict import (
 )
 from tokay.examples import make_examples
 from tokay.mine import DEPTH, mine
-from tokay.models.format import choose_format
 from tokay.models.locate import find_model
-from tokay.progress import Progress, Silent, track
+from tokay.progress import Progress, Silent
 from tokay.records import (
     Candidate,
     Document,
-    Duplicate,
     Example,
     Failure,
     Hit,
@@ -48,7 +43,6 @@ from tokay.records import (
     Passage,
     Query,
     Score,
-    Skipped,
 )
 from tokay.search.bm25 import BM25
 from tokay.settings import Settings, resolve, to_toml
@@ -146,7 +140,10 @@ def distill(
         TokayError: anything that the caller can mend, in one sentence.
     """
     values = {"documents": documents, "llm": llm, "base": base}
-    return run_distillation(resolve(values, config=config, overrides=overrides), Path(out), confirm=confirm, progress=progress)
+    settings = resolve(values, config=config, overrides=overrides)
+    done = run_distillation(settings, Path(out), confirm=confirm, progress=progress)
+    assert done is not None  # only a dry run ends without a result
+    return done
 
 
 def run_distillation(
@@ -155,8 +152,9 @@ def run_distillation(
     *,
     confirm: Callable[[Plan], bool] | None = None,
     progress: Progress | None = None,
-) -> Distilled:
-    """``distill`` with resolved settings."""
+    dry_run: bool = False,
+) -> Distilled | None:
+    """``distill`` with resolved settings; a dry run stops at the plan and returns None."""
     progress = progress or Silent()
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
@@ -164,7 +162,11 @@ def run_distillation(
     with Run(out, writable=True) as run:
         annotator = annotator_of(settings, run.path)
         run.write_settings(to_toml(settings))
-        return _Distillation(settings, run, source, annotator, base, progress).run(confirm)
+        stages = _Distillation(settings, run, source, annotator, base, progress)
+        if dry_run:
+            stages.dry_run()
+            return None
+        return stages.run(confirm)
 
 
 def annotator_of(settings: Settings, run: Path) -> Annotator:
@@ -178,14 +180,27 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
         return RecordedAnnotator(DEMO)
     if settings.llm.startswith("recorded:"):
         return RecordedAnnotator(Path(settings.llm.removeprefix("recorded:")).expanduser())
-    return make_annotator(settings.llm, url=settings.llm_url, ledger_path=run / "ledger.sqlite", passage_chars=settings.judge.passage_chars)
+    from tokay.annotate.live import make_annotator
+
+    return make_annotator(
+        settings.llm,
+        url=settings.llm_url,
+        ledger_path=run / "ledger.sqlite",
+        passage_chars=settings.judge.passage_chars,
+    )
 
 
 class _Distillation:
     """The stages in order. Each method is one: what it depends on, and the work."""
 
     def __init__(
-        self, settings: Settings, run: Run, source: Source, annotator: Annotator, base: Path, progress: Progress
+        self,
+        settings: Settings,
+        run: Run,
+        source: Source,
+        annotator: Annotator,
+        base: Path,
+        progress: Progress,
     ) -> None:
         self.settings = settings
         self.store = run
@@ -194,6 +209,12 @@ class _Distillation:
         self.base_folder = base
         self.progress = progress
         self.done: list[str] = []
+
+    def dry_run(self) -> None:
+        self.corpus()
+        self.split()
+        for line in self.plan().lines():
+            self.progress.say(line)
 
     def run(self, confirm: Callable[[Plan], bool] | None) -> Distilled:
         self.corpus()
@@ -217,7 +238,13 @@ class _Distillation:
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def stage(
-        self, name: str, work: Callable[[StageOutput], None], *, settings: Mapping[str, Any], reads: Sequence[str], code: str = ""
+        self,
+        name: str,
+        work: Callable[[StageOutput], None],
+        *,
+        settings: Mapping[str, Any],
+        reads: Sequence[str],
+        code: str = "",
     ) -> None:
         result = self.store.stage(name, work, settings=settings, reads=reads, code=CODE[code or name])
         if result.fresh:
@@ -250,10 +277,20 @@ class _Distillation:
         self.progress.start("reading documents", None)
 
         def work(out: StageOutput) -> None:
-            write_corpus(self.source, settings, out, count_tokens=token_counter(self.base_folder), progress=self.progress)
+            write_corpus(
+                self.source,
+                settings,
+                out,
+                count_tokens=token_counter(self.base_folder),
+                progress=self.progress,
+            )
 
         tokenizer = "" if self.source.keep_whole else fingerprint(self.base_folder)
-        key = {**settings.model_dump(mode="json"), "source": self.source.fingerprint(), "tokenizer": tokenizer}
+        key = {
+            **settings.model_dump(mode="json"),
+            "source": self.source.fingerprint(),
+            "tokenizer": tokenizer,
+        }
         self.stage("corpus", work, settings=key, reads=())
 
     def split(self) -> None:
@@ -264,11 +301,13 @@ class _Distillation:
 
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
-        sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
+        sizes = {
+            part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")
+        }
         passages = sum(sizes.values())
         sampled = len(self.sampled())
         characters = [len(p.text) for p in _first(self.passages(), 1000)]
-        calls = plan_calls(
+        calls = self.annotator.plan(
             passages=sampled,
             per_passage=self.settings.generate.queries_per_passage,
             candidates=self.settings.mine.candidates,
@@ -286,8 +325,8 @@ class _Distillation:
             candidates=self.settings.mine.candidates,
             llm=self.settings.llm,
             paid=self.annotator.paid,
-            calls=calls.calls if self.annotator.paid else 0,
-            prompt_tokens=calls.prompt_tokens if self.annotator.paid else 0,
+            calls=calls.calls,
+            prompt_tokens=calls.prompt_tokens,
         )
 
     def confirm(self, confirm: Callable[[Plan], bool] | None) -> None:
@@ -304,7 +343,14 @@ class _Distillation:
         settings = self.settings.generate
         eligible = self.annotator.seeds
         ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
-        return set(sorted(ids, key=lambda i: hashlib.sha256(f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")).digest())[: settings.passages])
+        return set(
+            sorted(
+                ids,
+                key=lambda i: hashlib.sha256(
+                    f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")
+                ).digest(),
+            )[: settings.passages]
+        )
 
     def generate(self) -> None:
         settings = self.settings.generate
@@ -315,7 +361,9 @@ class _Distillation:
             chosen = (p for p in self.passages() if p.passage_id in sampled)
 
             def queries() -> Iterator[Query]:
-                for item in self.annotator.generate(chosen, per_passage=settings.queries_per_passage, progress=self.progress):
+                for item in self.annotator.generate(
+                    chosen, per_passage=settings.queries_per_passage, progress=self.progress
+                ):
                     if isinstance(item, Failure):
                         failures.append(item)
                     else:
@@ -325,7 +373,9 @@ class _Distillation:
             out.write("failures", Failure, failures)
             if not written:
                 reason = failures[0].reason if failures else "no passage of this corpus was recorded"
-                raise TokayError(f"{self.settings.llm} wrote no usable query for {len(sampled)} passages; first reason: {reason}")
+                raise TokayError(
+                    f"{self.settings.llm} wrote no usable query for {len(sampled)} passages; first reason: {reason}"
+                )
 
         key = {**settings.model_dump(mode="json"), "annotator": self.annotator.version}
         self.stage("generate", work, settings=key, reads=("corpus", "split"))
@@ -339,7 +389,9 @@ class _Distillation:
 
             base = Embedder.load(self.base_folder)
             asked = [q for q in self.queries() if q.part != "test"]
-            quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
+            quality = try_cuts(
+                base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress
+            )
             cut = choose_cut(quality)
             with_cut(base, cut)
             out.write_json("cut", {"cut": cut, "ndcg@10": {str(c): v for c, v in quality.items()}})
@@ -364,9 +416,15 @@ class _Distillation:
             vectors = np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r")
             dense = top_k(unit(self.base().encode(texts, kind="query")), vectors, DEPTH)
             proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
-            out.write("candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings))
+            out.write(
+                "candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings)
+            )
 
-        key = {**settings.model_dump(mode="json"), "annotator": self.annotator.version, "base": fingerprint(self.base_folder)}
+        key = {
+            **settings.model_dump(mode="json"),
+            "annotator": self.annotator.version,
+            "base": fingerprint(self.base_folder),
+        }
         self.stage("mine", work, settings=key, reads=("corpus", "generate", "vectors"))
 
     def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
@@ -380,7 +438,9 @@ class _Distillation:
                 listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
             needed = {p for ids in listed.values() for p in ids}
             texts = {p.passage_id: p for p in self.passages() if p.passage_id in needed}
-            items = ((q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed)
+            items = (
+                (q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed
+            )
             self.progress.start("judging candidates", len(listed))
 
             def judgments() -> Iterator[Judgment]:
@@ -416,7 +476,9 @@ class _Distillation:
         def work(out: StageOutput) -> None:
             rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
             if len(rows) < 2:
-                raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
+                raise TokayError(
+                    f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)"
+                )
             self.train_on(rows, out)
 
         key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
@@ -428,7 +490,9 @@ class _Distillation:
         needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
         texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
         log, folder = out.path / "metrics.jsonl", out.path / "model"
-        distil_base(self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress)
+        distil_base(
+            self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress
+        )
 
     def refit(self) -> None:
         """The same recipe on the queries of all documents; the verdict stays that of the model before."""
@@ -451,7 +515,13 @@ class _Distillation:
             **self.settings.examples.model_dump(mode="json"),
             "base": fingerprint(self.base_folder),
         }
-        self.stage("refit", work, settings=key, reads=("corpus", "generate", "mine", "judge", "vectors"), code="train")
+        self.stage(
+            "refit",
+            work,
+            settings=key,
+            reads=("corpus", "generate", "mine", "judge", "vectors"),
+            code="train",
+        )
 
     def encode_tuned(self, tuned: Any, out: StageOutput) -> None:
         from tokay.vectors import encode_corpus
@@ -475,12 +545,21 @@ class _Distillation:
             }
             self.progress.start("comparing", None)
             queries = list(self.queries())
-            qrels, judged = qrels_of(queries, self.store.table("judge", "judgments", Judgment), relevant_grade=settings.relevant_grade)
+            qrels, judged = qrels_of(
+                queries,
+                self.store.table("judge", "judgments", Judgment),
+                relevant_grade=settings.relevant_grade,
+            )
 
             def sides(chosen: Sequence[Query]) -> tuple[dict[str, Side], Ranking]:
                 texts = [q.text for q in chosen]
-                asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
-                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
+                asked = {
+                    name: model.encode(texts, kind="query")
+                    for name, model in (("base", base), ("tuned", tuned))
+                }
+                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(
+                    texts, settings.depth
+                )
 
             dev = [q for q in queries if q.part == "dev" and q.query_id in qrels]
             dev_sides, dev_bm25 = sides(dev)
@@ -489,16 +568,33 @@ class _Distillation:
 
             test = [q for q in queries if q.part == "test" and q.query_id in qrels]
             if len(test) < 2:
-                raise TokayError(f"{len(test)} held-out queries; expected at least 2: raise generate.passages or split.test_share")
+                raise TokayError(
+                    f"{len(test)} held-out queries; expected at least 2: raise generate.passages or split.test_share"
+                )
             test_sides, test_bm25 = sides(test)
-            systems = systems_of(test_sides["base"], test_sides["tuned"], test_bm25, dims=tuned.config.dims, weights=weights, depth=settings.depth)
+            systems = systems_of(
+                test_sides["base"],
+                test_sides["tuned"],
+                test_bm25,
+                dims=tuned.config.dims,
+                weights=weights,
+                depth=settings.depth,
+            )
             test_qrels = {q.query_id: qrels[q.query_id] for q in test}
-            scores, verdict = judge_systems(systems, test_qrels, judged, ids, {q.query_id: q.seed_id for q in test}, settings)
+            scores, verdict = judge_systems(
+                systems, test_qrels, judged, ids, {q.query_id: q.seed_id for q in test}, settings
+            )
             verdict |= {"weights": weights, "use": "tuned" if verdict["better"] else "base"}
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(test_qrels), ids, depth=10))
             out.write_json("verdict", verdict)
-            write_beir(out.path / "beir", self.passages(), {q.query_id: q.text for q in test}, test_qrels, split="test")
+            write_beir(
+                out.path / "beir",
+                self.passages(),
+                {q.query_id: q.text for q in test},
+                test_qrels,
+                split="test",
+            )
 
         key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
@@ -515,18 +611,36 @@ class _Distillation:
             texts = list(labels.queries.values())
             base, tuned = self.base(), Embedder.load(self.store.path / "train" / "model")
             self.progress.start("your own queries", None)
-            base_side = Side(base.encode(texts, kind="query"), np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r"))
-            tuned_side = Side(tuned.encode(texts, kind="query"), np.load(self.store.path / "evaluate" / "tuned.npy", mmap_mode="r"))
+            base_side = Side(
+                base.encode(texts, kind="query"),
+                np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r"),
+            )
+            tuned_side = Side(
+                tuned.encode(texts, kind="query"),
+                np.load(self.store.path / "evaluate" / "tuned.npy", mmap_mode="r"),
+            )
             weights = self.store.read_json("evaluate", "verdict")["weights"]
-            systems = systems_of(base_side, tuned_side, self.bm25(texts, settings.depth), dims=tuned.config.dims, weights=weights, depth=settings.depth)
+            systems = systems_of(
+                base_side,
+                tuned_side,
+                self.bm25(texts, settings.depth),
+                dims=tuned.config.dims,
+                weights=weights,
+                depth=settings.depth,
+            )
             judged = {query_id: set(gains) for query_id, gains in labels.qrels.items()}
             scores, verdict = judge_systems(systems, labels.qrels, judged, ids, {}, settings)
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(labels.qrels), ids, depth=10))
             out.write_json("verdict", verdict | {"weights": weights, "dropped": labels.dropped})
 
-        key = {**settings.model_dump(mode="json"), "labels": [fingerprint(Path(p)) for p in (self.settings.queries, self.settings.qrels) if p]}
-        self.stage("labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate")
+        key = {
+            **settings.model_dump(mode="json"),
+            "labels": [fingerprint(Path(p)) for p in (self.settings.queries, self.settings.qrels) if p],
+        }
+        self.stage(
+            "labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate"
+        )
 
 
 def model_folder(run: Run) -> Path:
@@ -541,7 +655,9 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return lambda text: len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+    return lambda text: len(
+        tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    )
 
 
 def _first(items: Iterable[Passage], count: int) -> Iterator[Passage]:

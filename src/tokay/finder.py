@@ -71,8 +71,13 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         ranking = top_k(unit(model.encode([query], kind="query")), vectors, DEPTH)
         if lexical is not None:
             ranking = fuse(ranking, lexical, verdict["weights"][name])
-        ranked[name] = [(i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0]
-    found = {name: _found(ranked[name][:top], ranked[other], passages) for name, other in (("base", "tuned"), ("tuned", "base"))}
+        ranked[name] = [
+            (i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0
+        ]
+    found = {
+        name: _found(ranked[name][:top], ranked[other], passages)
+        for name, other in (("base", "tuned"), ("tuned", "base"))
+    }
     return Answer(found["base"], found["tuned"], "tuned" if refit else verdict["use"], verdict["sentence"])
 
 

@@ -55,9 +55,7 @@ def split_documents(passages: Iterable[Passage], settings: SplitSettings) -> lis
 def parts_of(documents: Sequence[Document], passages: Iterable[Passage]) -> dict[str, Part]:
     """Passage id -> part."""
     part = {document.document_id: document.part for document in documents}
-    return {
-        p.passage_id: part.get(p.document_id) or part[unit_of(p, by_section=True)] for p in passages
-    }
+    return {p.passage_id: part.get(p.document_id) or part[unit_of(p, by_section=True)] for p in passages}
 
 
 def _fill(order: Sequence[str], sizes: Counter[str], share: float) -> set[str]:

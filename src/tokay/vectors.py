@@ -38,7 +38,9 @@ WINDOW = 8192
 def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
     """The first ``dim`` numbers of each row, at length 1; a zero row stays zero."""
     kept = vectors[:, :dim]
-    return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    length: NDArray[np.float32] = np.linalg.norm(kept, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = kept / np.maximum(length, np.float32(1e-12))
+    return unit
 
 
 def with_cut(embedder: Embedder, cut: int) -> Embedder:
@@ -68,7 +70,12 @@ def choose_cut(quality: Mapping[int, float]) -> int:
 
 
 def try_cuts(
-    embedder: Embedder, passages: Iterable[Passage], queries: Sequence[Query], *, cuts: Sequence[int], progress: Progress
+    embedder: Embedder,
+    passages: Iterable[Passage],
+    queries: Sequence[Query],
+    *,
+    cuts: Sequence[int],
+    progress: Progress,
 ) -> dict[int, float]:
     """nDCG@10 of a model at each cut: queries against a sample of passages with all their seeds among them.
 
@@ -97,7 +104,9 @@ def try_cuts(
     quality: dict[int, float] = {}
     limit, done = embedder.config.max_tokens, 0
     for cut in cuts:
-        again = [i for i, length in enumerate(lengths) if length > done]  # the rest has the same vector at both cuts
+        again = [
+            i for i, length in enumerate(lengths) if length > done
+        ]  # the rest has the same vector at both cuts
         progress.start(f"base at {cut} tokens, on a sample", len(again))
         if again:
             chosen = [sample[i] for i in again]
@@ -118,7 +127,9 @@ def _sample(passages: Iterable[Passage], seeds: set[str]) -> list[Passage]:
     """At most ``SAMPLE`` passages, seeds first, in the order of a hash of their ids."""
 
     def key(item: Passage) -> tuple[bool, bytes]:
-        return item.passage_id not in seeds, hashlib.sha256(item.passage_id.encode("utf-8", "surrogatepass")).digest()
+        return item.passage_id not in seeds, hashlib.sha256(
+            item.passage_id.encode("utf-8", "surrogatepass")
+        ).digest()
 
     kept: list[Passage] = []
     for passage in passages:

@@ -10,13 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiny import WORDS, old_pooling_only, tiny_base
 from tokay.errors import TokayError
 from tokay.models.embedder import Embedder, by_token_budget, pool
 from tokay.models.format import GECKO, NONE
 from tokay.models.locate import find_model
-from tiny import WORDS, old_pooling_only, tiny_base
 
-texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join), min_size=1, max_size=12)
+texts = st.lists(
+    st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join), min_size=1, max_size=12
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,17 @@ def test_dim_truncates_and_normalises(embedder: Embedder) -> None:
 def test_forward_by_length_is_forward(embedder: Embedder) -> None:
     ids = embedder.tokenize(["a", "the stone river cloud", "maple ocean", "iron " * 30])
     with torch.inference_mode():
-        torch.testing.assert_close(embedder.forward_by_length(ids, tokens_per_batch=8), embedder(ids), atol=2e-6, rtol=0)
+        torch.testing.assert_close(
+            embedder.forward_by_length(ids, tokens_per_batch=8), embedder(ids), atol=2e-6, rtol=0
+        )
 
 
 def test_gecko_format_places_task_and_title() -> None:
     embedder = Embedder.load(tiny_base(prompts=(GECKO.query, GECKO.passage)))
     assert embedder.config.prompts.is_gecko
     np.testing.assert_array_equal(
-        embedder.encode(["stone"], titles=["river"]), Embedder.load(tiny_base()).encode(["title: river | text: stone"])
+        embedder.encode(["stone"], titles=["river"]),
+        Embedder.load(tiny_base()).encode(["title: river | text: stone"]),
     )
     assert GECKO.write_query("q", "fact checking") == "task: fact checking | query: q"
     assert GECKO.write_passage("p") == "title: none | text: p"
@@ -87,7 +92,9 @@ def test_save_writes_both_pooling_forms_and_loads_again(embedder: Embedder, tmp_
     assert json.loads((tmp_path / "config.json").read_text())["matryoshka_dimensions"] == [32, 8]
     again = Embedder.load(tmp_path)
     assert again.config == copy.config
-    np.testing.assert_array_equal(again.encode(["a river"], kind="query"), copy.encode(["a river"], kind="query"))
+    np.testing.assert_array_equal(
+        again.encode(["a river"], kind="query"), copy.encode(["a river"], kind="query")
+    )
 
 
 def test_old_pooling_config_is_read(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tiny import WORDS, tiny_base
 from tokay.models.embedder import Embedder
 from tokay.models.format import GECKO
 from tokay.train.losses import contrastive, matryoshka
-from tiny import WORDS, tiny_base
 
 pytestmark = pytest.mark.reference
 TEXTS = [" ".join(WORDS[i : i + 1 + (7 * i) % 70]) for i in range(0, 90, 5)]

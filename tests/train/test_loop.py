@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from tiny import WORDS, tiny_base
 from tokay.errors import TokayError
 from tokay.models.embedder import Embedder
 from tokay.records import Example
 from tokay.settings import TrainSettings
 from tokay.train.embedder import interpolate, matryoshka_dims, train_embedder
 from tokay.train.loop import rate_at, train
-from tiny import WORDS, tiny_base
 
 PASSAGES = {f"p{i}": (WORDS[i], " ".join(WORDS[i : i + 5])) for i in range(40)}
 EXAMPLES = [
-    Example(f"q{i}", "", f"{WORDS[i + 2]} {WORDS[i]}", f"p{i}", f"p{i}", [], [f"p{i}"], [], [], False, "train")
+    Example(
+        f"q{i}", "", f"{WORDS[i + 2]} {WORDS[i]}", f"p{i}", f"p{i}", [], [f"p{i}"], [], [], False, "train"
+    )
     for i in range(40)
 ]
 
@@ -24,7 +26,9 @@ EXAMPLES = [
 def trained(**changes: object) -> tuple[Embedder, list[float]]:
     embedder = Embedder.load(tiny_base())
     embedder.config = dataclasses.replace(embedder.config, dims=(32, 16))
-    settings = TrainSettings.model_validate({"epochs": 10, "batch_size": 16, "learning_rate": 2e-3, **changes})
+    settings = TrainSettings.model_validate(
+        {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3, **changes}
+    )
     losses = [step.loss for step in train_embedder(embedder, EXAMPLES, PASSAGES, settings)]
     return embedder, losses
 
@@ -69,8 +73,16 @@ def test_a_loss_that_is_not_finite_stops() -> None:
     layer = nn.Linear(1, 1)
     with pytest.raises(TokayError, match=r"the loss is nan at step 0; lower train.learning_rate"):
         list(
-            train(layer, lambda x: layer(x).sum() * torch.nan, [torch.ones(1, 1)], steps=1, learning_rate=1.0,
-                  warmup=0, weight_decay=0, seed=0)
+            train(
+                layer,
+                lambda x: layer(x).sum() * torch.nan,
+                [torch.ones(1, 1)],
+                steps=1,
+                learning_rate=1.0,
+                warmup=0,
+                weight_decay=0,
+                seed=0,
+            )
         )
 
 

@@ -29,19 +29,39 @@ def gecko_by_hand(q: np.ndarray, p: np.ndarray, n: np.ndarray, t: float) -> floa
     return total / len(q)
 
 
-def example(i: int, positive: str, *, negatives: tuple[str, ...] = (), relevant: tuple[str, ...] = ()) -> Example:
-    return Example(f"q{i}", "", f"query {i}", positive, positive, list(negatives), [positive, *relevant], [], [], False, "train")
+def example(
+    i: int, positive: str, *, negatives: tuple[str, ...] = (), relevant: tuple[str, ...] = ()
+) -> Example:
+    return Example(
+        f"q{i}",
+        "",
+        f"query {i}",
+        positive,
+        positive,
+        list(negatives),
+        [positive, *relevant],
+        [],
+        [],
+        False,
+        "train",
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(2, 9))
 def test_contrastive_is_geckos_loss(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     q, p, n = rng.normal(size=(3, rows, 6))
-    batch = make_batch([example(i, f"p{i}", negatives=(f"n{i}",)) for i in range(rows)], mask_false_negatives=True)
+    batch = make_batch(
+        [example(i, f"p{i}", negatives=(f"n{i}",)) for i in range(rows)], mask_false_negatives=True
+    )
     assert batch.passage_ids == tuple([f"p{i}" for i in range(rows)] + [f"n{i}" for i in range(rows)])
     loss = contrastive(
-        torch.tensor(q), torch.tensor(np.concatenate([p, n])), target=batch.target, allowed=batch.allowed,
-        allowed_queries=batch.allowed_queries, temperature=0.2,
+        torch.tensor(q),
+        torch.tensor(np.concatenate([p, n])),
+        target=batch.target,
+        allowed=batch.allowed,
+        allowed_queries=batch.allowed_queries,
+        temperature=0.2,
     )
     assert loss.item() == pytest.approx(gecko_by_hand(q, p, n, 0.2), abs=1e-10)
 
@@ -50,9 +70,13 @@ def test_contrastive_is_geckos_loss(seed: int, rows: int) -> None:
 def test_matryoshka_at_full_width_only_is_the_loss(seed: int) -> None:
     torch.manual_seed(seed)
     q, p = torch.randn(4, 8), torch.randn(4, 8)
-    loss = functools.partial(contrastive, target=torch.arange(4), allowed=torch.ones(4, 4, dtype=torch.bool), temperature=0.1)
+    loss = functools.partial(
+        contrastive, target=torch.arange(4), allowed=torch.ones(4, 4, dtype=torch.bool), temperature=0.1
+    )
     torch.testing.assert_close(matryoshka(loss, q, p, dims=(8,)), loss(q, p))
-    torch.testing.assert_close(matryoshka(loss, q, p, dims=(8, 3)), (loss(q, p) + loss(q[:, :3], p[:, :3])) / 2)
+    torch.testing.assert_close(
+        matryoshka(loss, q, p, dims=(8, 3)), (loss(q, p) + loss(q[:, :3], p[:, :3])) / 2
+    )
 
 
 def test_masked_columns_do_not_matter() -> None:
@@ -60,18 +84,26 @@ def test_masked_columns_do_not_matter() -> None:
     batch = make_batch(rows, mask_false_negatives=True)
     assert batch.passage_ids == ("a", "b")  # one column a distinct passage
     assert batch.allowed.tolist() == [[True, False], [True, True], [True, True]]
-    assert batch.allowed_queries.tolist() == [[False, False, False], [True, False, True], [False, True, False]]
+    assert batch.allowed_queries.tolist() == [
+        [False, False, False],
+        [True, False, True],
+        [False, True, False],
+    ]
     q, p = torch.randn(3, 4), torch.randn(2, 4)
     args = {"target": batch.target, "allowed": batch.allowed, "temperature": 0.1}
     moved = p.clone()
     moved[1] = torch.randn(4)
     first = contrastive(q[:1], p, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1)
-    assert first == contrastive(q[:1], moved, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1)
+    assert first == contrastive(
+        q[:1], moved, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1
+    )
     assert contrastive(q, p, **args) != contrastive(q, moved, **args)  # type: ignore[arg-type]
 
 
 def test_only_its_own_hard_negative() -> None:
-    batch = make_batch([example(0, "a", negatives=("x",)), example(1, "b", negatives=("y",))], mask_false_negatives=True)
+    batch = make_batch(
+        [example(0, "a", negatives=("x",)), example(1, "b", negatives=("y",))], mask_false_negatives=True
+    )
     assert batch.passage_ids == ("a", "b", "x", "y")
     assert batch.allowed.tolist() == [[True, True, True, False], [True, True, False, True]]
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tokay.annotate.annotator import CallPlan
 from tokay.corpus.dedup import minhash
 from tokay.errors import TokayError
 from tokay.progress import Progress, Silent
@@ -112,6 +113,10 @@ class RecordedAnnotator:
         for passage_id in sorted(missing):
             yield Failure("generate", passage_id, "recorded, but not a passage of this corpus", "")
 
+    def plan(self, *, passages: int, per_passage: int, candidates: int, mean_chars: float) -> CallPlan:
+        """Nothing is asked."""
+        return CallPlan(0, 0)
+
     def candidates(self, query: Query) -> list[str] | None:
         """The ids that were judged for a query, in the order that the recording shows them."""
         return list(self._judgments.get(query.query_id, ()))
@@ -128,7 +133,12 @@ class RecordedAnnotator:
                 if row is None:
                     continue
                 if self.match(passage)[0] == "changed":
-                    yield Failure("judge", f"{query.query_id} {passage.passage_id}", "text differs from the judged one", "")
+                    yield Failure(
+                        "judge",
+                        f"{query.query_id} {passage.passage_id}",
+                        "text differs from the judged one",
+                        "",
+                    )
                     continue
                 yield Judgment(
                     query_id=query.query_id,
@@ -184,6 +194,8 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         raise TokayError(f"{path} is not a Parquet file: {error}") from error
     lacking = [name for name in columns if name not in table.column_names]
     if lacking:
-        raise TokayError(f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(lacking)}")
+        raise TokayError(
+            f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(lacking)}"
+        )
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

@@ -110,16 +110,20 @@ class TwinFinder:
             self._short.append(is_short(text))
 
     def twins(self) -> dict[int, Twin]:
-        """Every passage to drop, by its number in the order of ``add``."""
-        found = {twin.dropped: twin for twin in self._exact_twins()}
-        if self._near:
-            compared = ~np.frombuffer(self._short, dtype=np.bool_)
-            compared[list(found)] = False
-            rows = np.frombuffer(self._signatures, dtype=np.uint32).reshape(-1, HASHES)
-            found.update(
-                (twin.dropped, twin) for twin in near_twins(rows, np.flatnonzero(compared), self._near)
-            )
-        return found
+        """Every passage to drop, by its number in the order of ``add``, with one that is kept."""
+        exact = {twin.dropped: twin for twin in self._exact_twins()}
+        if not self._near:
+            return exact
+        compared = ~np.frombuffer(self._short, dtype=np.bool_)
+        compared[list(exact)] = False
+        rows = np.frombuffer(self._signatures, dtype=np.uint32).reshape(-1, HASHES)
+        near = {twin.dropped: twin for twin in near_twins(rows, np.flatnonzero(compared), self._near)}
+        copies = {  # of a passage that is itself dropped for a third
+            twin.dropped: dataclasses.replace(near[twin.kept], dropped=twin.dropped)
+            for twin in exact.values()
+            if twin.kept in near
+        }
+        return exact | near | copies
 
     def _exact_twins(self) -> Iterator[Twin]:
         keys = np.frombuffer(self._exact, dtype="<u8").reshape(-1, 2)
@@ -157,7 +161,7 @@ def near_twins(rows: Signature, numbers: npt.NDArray[np.intp], threshold: float)
 def _rows_per_band(threshold: float) -> int:
     """Of the 128 hashes; b bands of r rows find a pair of similarity s with probability 1 - (1 - s^r)^b.
 
-    16 bands of 8 find 0.9 with 0.9999, 0.8 with 0.95; 32 of 4 find 0.5 with 0.87; 64 of 2 find 0.3 with 0.998.
+    16 x 8 find 0.9 with 0.9999, 0.8 with 0.95; 32 x 4 find 0.5 with 0.87; 64 x 2 find 0.3 with 0.998.
     """
     return 8 if threshold >= 0.8 else 4 if threshold >= 0.5 else 2
 

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def read_file(path: Path) -> tuple[str, list[Block]]:
         raise Unusable("not a regular file, or a link to nothing")
     try:
         data = path.read_bytes()
-        title, blocks = read(data) if data else ("", [])
+        with warnings.catch_warnings(action="ignore"):  # parsers give advice to programmers
+            title, blocks = read(data) if data else ("", [])
     except (Unusable, TokayError):
         raise
     except OSError as error:
@@ -145,10 +147,11 @@ def _read_rst(data: bytes) -> tuple[str, list[Block]]:
         role = _ROLE.match(node.astext())
         if role:
             node.children = [nodes.Text(role.group(1))]
-    if tree.get("title"):
-        outline.heading(1, tree["title"])
+    title = tree.next_node(nodes.title) if tree.get("title") else None
+    if title is not None:
+        outline.heading(1, title.astext())
     _rst_children(tree, 2, outline, nodes)
-    return tree.get("title") or outline.first_heading, outline.blocks()
+    return outline.first_heading, outline.blocks()
 
 
 def _rst_children(parent: Any, level: int, outline: Outline, nodes: Any) -> None:
@@ -187,6 +190,11 @@ _INLINE = frozenset(
     "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small span "
     "strike strong sub sup time tt u var wbr img".split()
 )
+
+
+_PERMALINK = re.compile(
+    r"\s*\u00b6\Z|\s[#\u00a7]\Z"
+)  # the sign that documentation tools put behind a heading
 
 
 def _read_html(data: bytes) -> tuple[str, list[Block]]:
@@ -241,7 +249,7 @@ def _html_walk(body: Any, outline: Outline) -> None:
         else:
             _html_paragraph(gathered, outline)
             if re.fullmatch("h[1-6]", node.name):
-                outline.heading(int(node.name[1]), node.get_text(" "))
+                outline.heading(int(node.name[1]), _PERMALINK.sub("", one_line(node.get_text(" "))))
             elif node.name in ("pre", "textarea"):
                 outline.body(node.get_text())
             else:

@@ -41,6 +41,7 @@ def read_python(name: str, report: Report) -> Iterator[RawDocument]:
         module = event["module"]
         if "reason" in event:
             report(Skipped(module, 0, one_line(event["reason"])))
+        if "id" not in event:
             continue
         blocks = lay_out([Block(event["text"])])
         document_id = ".".join(module.split(".")[:levels])
@@ -62,7 +63,7 @@ def _walk(name: str) -> Iterator[dict[str, str]]:
     )
     assert walker.stdin is not None
     assert walker.stdout is not None
-    last = name
+    module = name
     try:
         with contextlib.suppress(BrokenPipeError):  # it died: told below
             walker.stdin.write(json.dumps([str(Path(entry).absolute()) for entry in sys.path]) + "\n")
@@ -71,15 +72,15 @@ def _walk(name: str) -> Iterator[dict[str, str]]:
             event = json.loads(line)
             if not event:
                 return
-            last = event["module"]
+            module = event["module"]
             yield event
     finally:
         walker.kill()
         walker.stdout.close()
         walker.wait()
     raise TokayError(
-        f"reading {name} killed the interpreter after module {last!r}; expected modules that import: "
-        f"'python -v -c \"import …\"' shows what is wrong with the one that comes next"
+        f"reading {name} killed the interpreter at module {module}; expected modules that can be imported: "
+        f"mend it, 'python -X faulthandler -c \"import {module}\"' may show where it fails"
     )
 
 

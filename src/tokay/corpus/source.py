@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,10 @@ def open_corpus(spec: str) -> Source:
     if not path.exists():
         hint = f"did you mean python:{spec}, hf:{spec} or another path?"
         raise TokayError(f"there is no file or folder {spec}; expected {FORMS}: {hint}")
+    if not os.access(path, os.R_OK):
+        raise TokayError(
+            f"{spec} may not be read by this user; expected a readable file: change its permissions"
+        )
     return _table(spec, path)
 
 

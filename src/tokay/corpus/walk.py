@@ -35,7 +35,7 @@ TESTS = frozenset({"conftest", "test", "tests"})  # submodules of a package that
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 Event = dict[str, str]
-"""Either an entry {id, title, text, module} or a failed import {module, reason}."""
+"""{module}: its import begins; {module, reason}: it failed; {module, id, title, text}: an entry of it."""
 
 
 def walk_stdlib() -> Iterator[Event]:
@@ -66,6 +66,7 @@ def walk_package(package: str) -> Iterator[Event]:
 
 
 def _import(name: str) -> Generator[Event, None, ModuleType | None]:
+    yield {"module": name}
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -162,6 +163,8 @@ def main() -> None:
     sys.argv[1:] = []
     for event in walk_stdlib() if name == "python-stdlib" else walk_package(name):
         out.write(json.dumps(event) + "\n")
+        if "id" not in event:
+            out.flush()  # the next import may be the end of this process
     out.write("{}\n")  # the end was reached
     out.flush()
     os._exit(0)  # without the exit handlers and threads of what was imported

@@ -66,14 +66,17 @@ def write_report(run: Run) -> Path:
 
 def _e(text: object) -> str:
     """Escaped, with control characters made visible as U+FFFD."""
-    shown = "".join(c if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF) else "\ufffd" for c in str(text))
+    shown = "".join(
+        c if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF) else "\ufffd" for c in str(text)
+    )
     return html.escape(shown)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
-            f'<{tag} class="n">{cell}</{tag}>' if i >= numbers_from else f"<{tag}>{cell}</{tag}>" for i, cell in enumerate(row)
+            f'<{tag} class="n">{cell}</{tag}>' if i >= numbers_from else f"<{tag}>{cell}</{tag}>"
+            for i, cell in enumerate(row)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
@@ -86,7 +89,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
 def _verdict(run: Run, verdict: dict[str, Any]) -> str:
     settings = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
     kind = "verdict" if verdict["better"] else "verdict no"
-    used = "the tuned model" if verdict["use"] == "tuned" else "the base model: the tuned one was not shown to be better"
+    used = (
+        "the tuned model"
+        if verdict["use"] == "tuned"
+        else "the base model: the tuned one was not shown to be better"
+    )
     refit = (
         "<p>A model refitted on all queries, the held-out ones too, by the same recipe is in <code>refit/model</code>; "
         "search uses it. The figures here are those of the model that never saw the held-out documents.</p>"
@@ -109,8 +116,27 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
         difference = f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else ""
         p_value = ("&lt; 0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else ""
         figures = [f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "recall@100", "mrr")]
-        rows.append([_e(row["label"]), *figures, f"{row['judged@10']:.0%}", _e(row.get("against", "")), difference, p_value])
-    head = ["system", "nDCG@10", "Recall@10", "Recall@100", "MRR", "judged@10", "against", "difference (95 %)", "p"]
+        rows.append(
+            [
+                _e(row["label"]),
+                *figures,
+                f"{row['judged@10']:.0%}",
+                _e(row.get("against", "")),
+                difference,
+                p_value,
+            ]
+        )
+    head = [
+        "system",
+        "nDCG@10",
+        "Recall@10",
+        "Recall@100",
+        "MRR",
+        "judged@10",
+        "against",
+        "difference (95 %)",
+        "p",
+    ]
     detectable = verdict["primary"]["detectable"]
     return (
         f"<h2>{_e(title)}</h2>{_table(head, rows)}<p>{verdict['queries']} queries can show a difference of {detectable:.3f} "
@@ -160,7 +186,10 @@ def _funnel(run: Run) -> str:
         ("answers that could not be used", len(failures)),
     ]
     most = max(count for _, count in counts) or 1
-    rows = [[_e(name), f"{count:,}", f'<span class="bar" style="width:{12 * count / most:.2f}rem"></span>'] for name, count in counts]
+    rows = [
+        [_e(name), f"{count:,}", f'<span class="bar" style="width:{12 * count / most:.2f}rem"></span>']
+        for name, count in counts
+    ]
     share = relabelled / judged_examples if judged_examples else 0.0
     grade_text = ", ".join(f"grade {grade}: {grades[grade]:,}" for grade in sorted(grades))
     reasons = Counter((f.stage, _reason(f.reason)) for f in failures).most_common(8)
@@ -169,7 +198,11 @@ def _funnel(run: Run) -> str:
         f"<h2>From passages to training rows</h2>{_table(['', 'count', ''], rows, numbers_from=1)}"
         f"<p>In {relabelled} of {judged_examples} judged queries ({share:.1%}) the best answer is not the passage that the query "
         f"was written from; in Gecko's data it is about {GECKO_RELABELLED:.0%}. {_e(grade_text)}.</p>"
-        + (f"<p>Answers not used: {_e('; '.join(f'{s}: {r} ({n})' for (s, r), n in reasons))}.</p>" if reasons else "")
+        + (
+            f"<p>Answers not used: {_e('; '.join(f'{s}: {r} ({n})' for (s, r), n in reasons))}.</p>"
+            if reasons
+            else ""
+        )
         + (f"<p>Inputs skipped: {_e('; '.join(f'{r} ({n})' for r, n in skipped))}.</p>" if skipped else "")
     )
 
@@ -202,7 +235,13 @@ def _trace(trace: Trace) -> str:
             *(["hard negative"] if example and passage.passage_id in example.negative_ids else []),
         ]
         text = f"{_e(passage.passage_id)} <small>{_e(', '.join(roles))}</small>"
-        graded.append([f'<span class="grade">{mark}</span>', f"{candidate.rank}", f"<details><summary>{text}</summary>{_passage(passage)}</details>"])
+        graded.append(
+            [
+                f'<span class="grade">{mark}</span>',
+                f"{candidate.rank}",
+                f"<details><summary>{text}</summary>{_passage(passage)}</details>",
+            ]
+        )
     answers = sorted({query.answer_id, *(j.answer_id for _, _, j in trace.candidates if j)})
     moved = " <b>(relabelled)</b>" if example and example.relabelled else ""
     return (
@@ -210,7 +249,11 @@ def _trace(trace: Trace) -> str:
         f"<p>query <code>{_e(query.query_id)}</code>; task: {_e(query.task)}; part: {query.part}; prompt: {_e(query.prompt)}</p>"
         f"<p>written from <code>{_e(query.seed_id)}</code></p>{_passage(trace.seed)}"
         + (f"<p>positive{moved}: <code>{_e(positive.passage_id)}</code></p>" if positive else "")
-        + (_table(["grade", "rank", "candidate"], graded, numbers_from=9) if graded else "<p>Not judged: the seed is the positive.</p>")
+        + (
+            _table(["grade", "rank", "candidate"], graded, numbers_from=9)
+            if graded
+            else "<p>Not judged: the seed is the positive.</p>"
+        )
         + f"<p>The LLM's answers: {', '.join(f'<code>{_e(a)}</code>' for a in answers[:3])}"
         + (f" and {len(answers) - 3} more of the same query" if len(answers) > 3 else "")
         + "; tables <code>generate/queries.parquet</code>, <code>judge/judgments.parquet</code>, <code>examples/examples.parquet</code>.</p></details>"
@@ -271,7 +314,7 @@ def _comparison(
             unjudged = "seed" if hit.passage_id == trace.query.seed_id else "unjudged"
             grade = grades.get(hit.passage_id, unjudged)
             items.append(
-                f"<p>{hit.rank}. <code>{_e(hit.passage_id)}</code> <span class=\"grade\">{grade}</span></p>{_passage(passages[hit.passage_id])}"
+                f'<p>{hit.rank}. <code>{_e(hit.passage_id)}</code> <span class="grade">{grade}</span></p>{_passage(passages[hit.passage_id])}'
             )
         return f"<div><b>{system}</b>{''.join(items)}</div>"
 
@@ -284,7 +327,10 @@ def _comparison(
 def _settings(run: Run) -> str:
     cut = run.read_json("vectors", "cut")
     tried = ", ".join(f"{tokens} tokens: {value:.3f}" for tokens, value in cut["ndcg@10"].items())
-    seconds = [[_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])] for name, entry in run.manifest().items()]
+    seconds = [
+        [_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])]
+        for name, entry in run.manifest().items()
+    ]
     rows = run.rows("generate", "queries")
     queries = f"{rows:,} queries; first id <code>{_e(next(iter(run.table('generate', 'queries', Query))).query_id)}</code>"
     return (

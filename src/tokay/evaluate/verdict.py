@@ -75,7 +75,11 @@ def qrels_of(
 
 
 def learn_weight(
-    side: Side, bm25: Ranking, ids: Sequence[str], qrels: Mapping[str, Mapping[str, int]], settings: EvaluateSettings
+    side: Side,
+    bm25: Ranking,
+    ids: Sequence[str],
+    qrels: Mapping[str, Mapping[str, int]],
+    settings: EvaluateSettings,
 ) -> float:
     """The weight of BM25 beside a model, on training-side queries (those of ``qrels``, in order)."""
     if not qrels:
@@ -137,7 +141,13 @@ def judge_systems(
         ]
         means = {metric: float(np.mean(list(measured[metric].values()))) for metric in METRICS}
         rows.append(
-            {"label": system.label, "system": system.name, "dim": system.dim, **means, "judged@10": judged_share(run, judged)}
+            {
+                "label": system.label,
+                "system": system.name,
+                "dim": system.dim,
+                **means,
+                "judged@10": judged_share(run, judged),
+            }
         )
     for system, row in zip(systems, rows, strict=True):
         if system.against is not None:
@@ -183,10 +193,14 @@ def as_run(ranking: Ranking, query_ids: Sequence[str], ids: Sequence[str]) -> di
     }
 
 
-def hits_of(systems: Iterable[System], query_ids: Sequence[str], ids: Sequence[str], *, depth: int) -> Iterable[Hit]:
+def hits_of(
+    systems: Iterable[System], query_ids: Sequence[str], ids: Sequence[str], *, depth: int
+) -> Iterable[Hit]:
     """The top of every ranking as records."""
     for system in systems:
-        for query_id, row, found in zip(query_ids, *(part[:, :depth].tolist() for part in system.ranking), strict=True):
+        for query_id, row, found in zip(
+            query_ids, *(part[:, :depth].tolist() for part in system.ranking), strict=True
+        ):
             for rank, (i, score) in enumerate(zip(row, found, strict=True), 1):
                 if i >= 0:
                     yield Hit(system.label, query_id, rank, ids[i], score)

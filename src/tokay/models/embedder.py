@@ -47,9 +47,9 @@ class Embedder(nn.Module):
     module or a Matryoshka width was asked for.
     """
 
-    def __init__(self, backbone: nn.Module, tokenizer: Any, config: EmbedderConfig) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone  # a transformers model
         self.tokenizer = tokenizer
         self.config = config
 
@@ -72,7 +72,9 @@ class Embedder(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
             backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
-            raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
+            raise TokayError(
+                f"{folder} cannot be loaded as a transformers model: {_first_line(error)}"
+            ) from error
         limit = min(config.max_tokens or 10**9, *_position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -170,10 +172,13 @@ class Embedder(nn.Module):
         if kind not in ("query", "passage"):
             raise TokayError(f"kind is {kind!r}; expected 'query' or 'passage'")
         if dim is not None and not 1 <= dim <= self.width:
-            raise TokayError(f"dim is {dim}; this model has vectors of {self.width} numbers, so 1 to {self.width}")
+            raise TokayError(
+                f"dim is {dim}; this model has vectors of {self.width} numbers, so 1 to {self.width}"
+            )
         progress = progress or Silent()
         parts = [
-            self._encode_window(window, dim, progress) for window in _windows(self._written(texts, kind, titles, task))
+            self._encode_window(window, dim, progress)
+            for window in _windows(self._written(texts, kind, titles, task))
         ]
         return np.concatenate(parts) if parts else np.zeros((0, dim or self.width), np.float32)
 
@@ -188,7 +193,9 @@ class Embedder(nn.Module):
         return (prompts.write_passage(text, title) for text, title in zip(texts, titles, strict=True))
 
     @torch.inference_mode()
-    def _encode_window(self, texts: Sequence[str], dim: int | None, progress: Progress) -> NDArray[np.float32]:
+    def _encode_window(
+        self, texts: Sequence[str], dim: int | None, progress: Progress
+    ) -> NDArray[np.float32]:
         ids = self.tokenize(texts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         vectors = np.empty((len(ids), dim or self.width), np.float32)
@@ -263,7 +270,9 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
     plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
     if not (folder / "modules.json").is_file():
         return plain, folder
-    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
+    modules = {
+        entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")
+    }
     unknown = [name for name in modules if name not in _MODULES]
     if unknown or "Transformer" not in modules:
         raise TokayError(
@@ -279,7 +288,8 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
         normalize="Normalize" in modules,
         max_tokens=int(sizes.get("max_seq_length") or 0),
         prompts=InputFormat(
-            prompts.get("query", ""), prompts.get("document", prompts.get("passage", prompts.get("corpus", "")))
+            prompts.get("query", ""),
+            prompts.get("document", prompts.get("passage", prompts.get("corpus", ""))),
         ),
         dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or ()),
     )
@@ -291,9 +301,13 @@ def _read_pooling(folder: Path) -> Pooling:
     modes = [name for key, name in _POOLING_KEYS.items() if entries.get(key)]
     mode = entries.get("pooling_mode", "+".join(modes))
     if mode not in ("mean", "cls", "lasttoken"):
-        raise TokayError(f"{folder / 'config.json'} pools by {mode or 'nothing'!r}; Tokay knows mean, cls and lasttoken")
+        raise TokayError(
+            f"{folder / 'config.json'} pools by {mode or 'nothing'!r}; Tokay knows mean, cls and lasttoken"
+        )
     if entries.get("include_prompt") is False:
-        raise TokayError(f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do")
+        raise TokayError(
+            f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do"
+        )
     return mode  # type: ignore[no-any-return]
 
 
@@ -315,7 +329,12 @@ def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
     }
     files = {
         "modules.json": modules,
-        "1_Pooling/config.json": {**pooling, "pooling_mode": config.pooling, **booleans, "include_prompt": True},
+        "1_Pooling/config.json": {
+            **pooling,
+            "pooling_mode": config.pooling,
+            **booleans,
+            "include_prompt": True,
+        },
         "config_sentence_transformers.json": texts,
         "sentence_bert_config.json": {"max_seq_length": config.max_tokens, "do_lower_case": False},
     }
@@ -341,7 +360,9 @@ def _position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
     limits = [int(min(tokenizer.model_max_length, 10**9))]
     positions = getattr(backbone.config, "max_position_embeddings", None)
     if positions:  # RoBERTa's positions start behind the padding index
-        offset = 2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+        offset = (
+            2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+        )
         limits.append(int(positions) - offset)
     return limits
 

@@ -8,9 +8,10 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokay.models.embedder import Embedder
 from tokay.models.format import choose_format
@@ -21,8 +22,8 @@ from tokay.train.batches import Batch, epochs, make_batch, steps_of
 from tokay.train.loop import Step, train
 from tokay.train.losses import contrastive, matryoshka
 
-TOKENS_PER_MICRO_BATCH = 2048
-"""Padded tokens of one forward pass; texts of a batch are sorted by length first."""
+TOKENS_PER_MICRO_BATCH = 1024
+"""Padded tokens of one forward pass; texts of a batch are sorted by length first. Small ones stay in the cache."""
 
 
 def matryoshka_dims(wanted: Sequence[int], width: int) -> tuple[int, ...]:
@@ -46,10 +47,20 @@ def train_embedder(
     """
     prompts = embedder.config.prompts
     freeze(embedder, embeddings=settings.freeze_embeddings)
-    queries = {e.query_id: prompts.write_query(e.query, e.task) if prompts.is_gecko else prompts.write_query(e.query) for e in examples}
+    set_dropout(embedder, settings.dropout)
+    queries = {
+        e.query_id: prompts.write_query(e.query, e.task) if prompts.is_gecko else prompts.write_query(e.query)
+        for e in examples
+    }
     used = dict.fromkeys(p for e in examples for p in (e.positive_id, *e.negative_ids))
     texts = {p: prompts.write_passage(passages[p][1], passages[p][0]) for p in used}
-    tokens = dict(zip([("q", i) for i in queries] + [("p", i) for i in texts], embedder.tokenize([*queries.values(), *texts.values()]), strict=True))
+    tokens = dict(
+        zip(
+            [("q", i) for i in queries] + [("p", i) for i in texts],
+            embedder.tokenize([*queries.values(), *texts.values()]),
+            strict=True,
+        )
+    )
 
     def loss_of(batch: Batch) -> Tensor:
         ids = [tokens["q", i] for i in batch.query_ids] + [tokens["p", i] for i in batch.passage_ids]
@@ -62,11 +73,15 @@ def train_embedder(
             allowed_queries=batch.allowed_queries.to(vectors.device) if settings.same_tower else None,
             temperature=settings.temperature,
         )
-        return matryoshka(loss, vectors[:rows], vectors[rows:], dims=embedder.config.dims or (embedder.width,))
+        return matryoshka(
+            loss, vectors[:rows], vectors[rows:], dims=embedder.config.dims or (embedder.width,)
+        )
 
     batches = (
         make_batch(rows, mask_false_negatives=settings.mask_false_negatives)
-        for rows in epochs(examples, batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed)
+        for rows in epochs(
+            examples, batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed
+        )
     )
     yield from train(
         embedder,
@@ -86,8 +101,18 @@ def freeze(embedder: Embedder, *, embeddings: bool) -> None:
         parameter.requires_grad_(True)
     if embeddings:
         for name, parameter in embedder.backbone.named_parameters():
-            if "embed" in name and parameter.ndim == 2 or "embeddings." in name:
+            if ("embed" in name and parameter.ndim == 2) or "embeddings." in name:
                 parameter.requires_grad_(False)
+
+
+def set_dropout(module: nn.Module, share: float) -> None:
+    """Set every dropout of a model, attention's included (transformers keeps that one as a number)."""
+    child: Any
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = share
+        elif isinstance(getattr(child, "attention_dropout", None), float):
+            child.attention_dropout = share
 
 
 @torch.no_grad()
@@ -122,7 +147,11 @@ def distil_base(
         for step in train_embedder(tuned, examples, passages, settings):
             seen += settings.batch_size
             average = step.loss if not step.step else 0.9 * average + 0.1 * step.loss
-            file.write(json.dumps({"step": step.step, "loss": step.loss, "learning_rate": step.learning_rate}) + "\n")
-            progress.advance(note=f"loss {average:.3f}, {seen / (time.perf_counter() - began):.0f} examples/s")
+            file.write(
+                json.dumps({"step": step.step, "loss": step.loss, "learning_rate": step.learning_rate}) + "\n"
+            )
+            progress.advance(
+                note=f"loss {average:.3f}, {seen / (time.perf_counter() - began):.0f} examples/s"
+            )
     interpolate(tuned, base, settings.soup)
     tuned.save(folder)

@@ -1,0 +1,1 @@
+"""Is it better? Metrics, tests, the verdict and its report."""

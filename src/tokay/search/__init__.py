@@ -1,0 +1,1 @@
+"""What answers a query: dense vectors, BM25, and both fused."""

@@ -1,0 +1,76 @@
+"""BM25 over words and code identifiers, on bm25s (Lù 2024): a library's scoring, our tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+K1 = 0.9
+B = 0.4
+"""The settings of Pyserini's and BEIR's BM25 baselines (Lin et al. 2021; Thakur et al. 2021)."""
+
+_WORD = re.compile(r"\w+(?:\.\w+)*")
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
+
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
+    "they this to was will with".split()
+)
+"""Lucene's English list."""
+
+
+class BM25:
+    """An index in memory. Equal scores are in order of index; a passage without a query word is no hit."""
+
+    def __init__(self, texts: Iterable[str], *, k1: float = K1, b: float = B) -> None:
+        import bm25s
+        import Stemmer
+
+        self._stem = Stemmer.Stemmer("english").stemWord
+        self._stemmed: dict[str, str] = {}
+        self._ids: dict[str, int] = {}
+        tokens = [
+            [self._ids.setdefault(token, len(self._ids)) for token in self._tokens(text)] for text in texts
+        ]
+        self._count = len(tokens)
+        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        if self._ids:
+            self._index.index((tokens, dict(self._ids)), create_empty_token=False, show_progress=False)
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Indices int64 and scores float32 of the best k, both (Q, k); index -1 and score 0 where there is none."""
+        indices = np.full((len(queries), k), -1, np.int64)
+        scores = np.zeros((len(queries), k), np.float32)
+        for row, query in enumerate(queries):
+            known = [self._ids[token] for token in self._tokens(query) if token in self._ids]
+            if not known:
+                continue
+            found = np.asarray(self._index.get_scores_from_ids(known), np.float32)
+            hits = np.flatnonzero(found > 0)
+            best = hits[np.lexsort((hits, -found[hits]))[:k]]
+            indices[row, : len(best)] = best
+            scores[row, : len(best)] = found[best]
+        return indices, scores
+
+    def _tokens(self, text: str) -> Iterator[str]:
+        for token in tokenize(text):
+            stem = self._stemmed.get(token)
+            if stem is None:
+                stem = self._stemmed[token] = self._stem(token)
+            yield stem
+
+
+def tokenize(text: str) -> Iterator[str]:
+    """Words in lower case without stop words; ``os.path.join``, ``snake_case`` and ``camelCase`` whole and in parts."""
+    for match in _WORD.finditer(text):
+        word = match.group()
+        whole = word.lower()
+        if whole in STOP_WORDS:
+            continue
+        yield whole
+        parts = _PART.findall(word)
+        if len(parts) > 1:
+            yield from (part.lower() for part in parts)

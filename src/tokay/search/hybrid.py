@@ -1,0 +1,93 @@
+"""Dense and BM25 together.
+
+Rankings are pairs of indices (Q, k) int64, -1 where there is nothing, and scores (Q, k) float32, best first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokay.evaluate.metrics import evaluate_run
+
+Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
+T = TypeVar("T", bound=Hashable)
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[T]], *, k: int = 60) -> list[T]:
+    """Items by ``sum_r 1 / (k + rank_r)``, ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
+
+    Equal sums are in order of the best rank, then of ``str(item)``, so the order of ``rankings`` does not matter.
+    """
+    sums: dict[T, list[float]] = {}
+    best: dict[T, int] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, 1):
+            sums.setdefault(item, []).append(1 / (k + rank))
+            best[item] = min(rank, best.get(item, rank))
+    return sorted(sums, key=lambda item: (-sum(sorted(sums[item])), best[item], str(item)))
+
+
+def fuse(dense: Ranking, bm25: Ranking, weight: float) -> Ranking:
+    """``(1 - weight) * dense + weight * bm25`` over per-query min-max normalised scores.
+
+    Each system's scores are scaled to [0, 1] over its own list, so that its last hit counts 0, like a passage that
+    it did not return. Equal sums keep the order of the dense ranking, then that of index.
+
+    Returns:
+        A ranking as deep as the dense one.
+    """
+    depth = dense[0].shape[1]
+    indices = np.full(dense[0].shape, -1, np.int64)
+    scores = np.zeros(dense[0].shape, np.float32)
+    for row in range(len(indices)):
+        sums: dict[int, float] = {}
+        for share, (found, values) in ((1 - weight, dense), (weight, bm25)):
+            there = found[row] >= 0
+            for index, value in zip(found[row][there].tolist(), _scaled(values[row][there]), strict=True):
+                sums[index] = sums.get(index, 0.0) + share * value
+        place = {index: rank for rank, index in enumerate(dense[0][row].tolist())}
+        order = sorted(sums, key=lambda index: (-sums[index], place.get(index, depth), index))[:depth]
+        indices[row, : len(order)] = order
+        scores[row, : len(order)] = [sums[index] for index in order]
+    return indices, scores
+
+
+def _scaled(scores: NDArray[np.float32]) -> list[float]:
+    """Min-max; a list whose scores are all equal scales to 1."""
+    if not len(scores):
+        return []
+    low, high = float(scores.min()), float(scores.max())
+    return [1.0] * len(scores) if high == low else ((scores - low) / (high - low)).tolist()
+
+
+def choose_weight(
+    dense: Ranking,
+    bm25: Ranking,
+    *,
+    ids: Sequence[str],
+    qrels: Mapping[str, Mapping[str, int]],
+    weights: Sequence[float],
+) -> float:
+    """The weight of BM25 with the best mean nDCG@10 on these queries; among equals the smallest.
+
+    Args:
+        dense: rankings of the queries of ``qrels``, in its order.
+        bm25: the same queries.
+        ids: passage ids, by index.
+        qrels: query id -> passage id -> gain.
+        weights: the grid.
+    """
+
+    def quality(weight: float) -> float:
+        indices, scores = fuse(dense, bm25, weight)
+        run = {
+            query_id: {ids[i]: s for i, s in zip(row, found, strict=True) if i >= 0}
+            for query_id, row, found in zip(qrels, indices.tolist(), scores.tolist(), strict=True)
+        }
+        return float(np.mean(list(evaluate_run(qrels, run)["ndcg@10"].values())))
+
+    return max(sorted(weights), key=quality)
