@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokay.errors import MissingExtra, TokayError
 
 if TYPE_CHECKING:
-    from tokay.distill import Distilled, Plan, distill
+    from tokay.pipeline import Distilled, Plan, distill
     from tokay.models.embedder import Embedder
     from tokay.store import Run
 
@@ -35,11 +35,11 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0"
 
 _HOMES = {
-    "Distilled": "tokay.distill",
+    "Distilled": "tokay.pipeline",
     "Embedder": "tokay.models.embedder",
-    "Plan": "tokay.distill",
+    "Plan": "tokay.pipeline",
     "Run": "tokay.store",
-    "distill": "tokay.distill",
+    "distill": "tokay.pipeline",
 }
 
 

@@ -33,6 +33,7 @@ app = typer.Typer(
     help="Turn your documents and any LLM into an embedder that is measurably better on your own search.",
 )
 out = Console(highlight=False)
+WIDTH = 112  # of the verdict's table: a narrower terminal wraps it rather than losing digits
 err = Console(stderr=True, highlight=False)
 
 
@@ -118,7 +119,7 @@ def distill(
     ] = False,
 ) -> None:
     """From documents to a better embedder: write queries, judge, train, prove it."""
-    from tokay.distill import Plan, run_distillation
+    from tokay.pipeline import Plan, run_distillation
     from tokay.settings import resolve
 
     values: dict[str, Any] = {
@@ -179,7 +180,7 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
             f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
             ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
         )
-    out.print(table)
+    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
     out.print(
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against base+BM25."
     )

@@ -38,9 +38,8 @@ WINDOW = 8192
 def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
     """The first ``dim`` numbers of each row, at length 1; a zero row stays zero."""
     kept = vectors[:, :dim]
-    length: NDArray[np.float32] = np.linalg.norm(kept, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = kept / np.maximum(length, np.float32(1e-12))
-    return unit
+    lengths = np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    return np.asarray(kept / lengths, np.float32)
 
 
 def with_cut(embedder: Embedder, cut: int) -> Embedder:

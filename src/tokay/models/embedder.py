@@ -107,7 +107,8 @@ class Embedder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.backbone.parameters()).device
+        parameter: Tensor = next(self.backbone.parameters())
+        return parameter.device
 
     # -- text to token ids to vectors -----------------------------------------------------------------------------
 

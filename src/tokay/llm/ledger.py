@@ -1,0 +1,120 @@
+"""Every request to an LLM and its answer, in one SQLite file: an answer is paid for once.
+
+The file holds the text of your documents, since prompts do. It is readable by its owner only, and never holds a key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokay.errors import TokayError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, status TEXT NOT NULL, answer TEXT NOT NULL,
+    reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    attempts INTEGER NOT NULL, created REAL NOT NULL
+)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model said. ``key`` is where the ledger keeps it; tokens are 0 where the server did not count them."""
+
+    key: str
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+def key_of(request: Mapping[str, Any]) -> str:
+    """SHA-256 of model, full prompt and parameters in canonical JSON. The endpoint's address is not part of it."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+class Ledger:
+    """Answers by key. A failure is kept as a failure, asked again the next time, and never returned as an answer.
+
+    Write-ahead log with ``synchronous=FULL``: a committed answer survives a kill and a power cut.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(_SCHEMA)
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise TokayError(
+                f"the ledger {path} cannot be opened: {error}; move it away to start a new one"
+            ) from error
+        self.path = path
+
+    def get(self, key: str) -> Answer | None:
+        """The answer to a request that succeeded before."""
+        row = self._db.execute(
+            "SELECT answer, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ? AND status = 'ok'",
+            (key,),
+        ).fetchone()
+        return Answer(key, *row) if row else None
+
+    def put(self, request: Mapping[str, Any], answer: Answer) -> None:
+        """Commit an answer; after this returns it is never asked for again."""
+        self._write(request, answer.key, "ok", answer.text, "", answer)
+
+    def fail(self, request: Mapping[str, Any], key: str, reason: str) -> None:
+        """Record why a request came to nothing."""
+        self._write(request, key, "failed", "", reason, Answer(key, ""))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by status, and the tokens of all answers."""
+        rows = dict(self._db.execute("SELECT status, COUNT(*) FROM answers GROUP BY status").fetchall())
+        tokens = self._db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM answers").fetchone()
+        return {
+            "answers": rows.get("ok", 0),
+            "failures": rows.get("failed", 0),
+            "prompt_tokens": tokens[0] or 0,
+            "completion_tokens": tokens[1] or 0,
+        }
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file."""
+        self._db.close()
+
+    def _write(
+        self, request: Mapping[str, Any], key: str, status: str, text: str, reason: str, answer: Answer
+    ) -> None:
+        try:
+            self._db.execute(
+                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,1,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status,"
+                " answer=excluded.answer, reason=excluded.reason, prompt_tokens=excluded.prompt_tokens,"
+                " completion_tokens=excluded.completion_tokens, seconds=excluded.seconds, attempts=attempts+1,"
+                " created=excluded.created",
+                (
+                    key,
+                    str(request.get("model", "")),
+                    json.dumps(request, ensure_ascii=False),
+                    status,
+                    text,
+                    reason,
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    answer.seconds,
+                    time.time(),
+                ),
+            )
+        except sqlite3.OperationalError as error:
+            raise TokayError(
+                f"the ledger {self.path} cannot be written ({error}); nothing that was paid for is lost: make room and run again"
+            ) from error

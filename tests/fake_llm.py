@@ -1,0 +1,101 @@
+"""An OpenAI-compatible chat server on loopback that answers both prompts sensibly, and misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Reply = tuple[int, dict[str, str], str]
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def answer_to(messages: list[dict[str, str]]) -> str:
+    """Queries made of a passage's own rarer words; grade 3 for the passage that shares most words with the query."""
+    user = messages[1]["content"]
+    passages = re.findall(r"<passage>(.*?)</passage>", user, re.DOTALL)
+    if "Write " in user.rsplit("</passage>", 1)[-1]:
+        count = int(user.rsplit("Write ", 1)[1].split()[0])
+        unique = sorted(set(words_of(passages[0])), key=lambda w: hashlib.sha256(w.encode()).digest())
+        return json.dumps(
+            {
+                "queries": [
+                    {"task": "find it", "query": " ".join(unique[k : k + 4]) or "nothing"}
+                    for k in range(count)
+                ]
+            }
+        )
+    query = set(words_of(user.split("Query: ", 1)[1].split("\n", 1)[0]))
+    shared = [len(query & set(words_of(p))) for p in passages]
+    best = max(range(len(passages)), key=lambda i: shared[i])
+    grades = {str(i + 1): 3 if i == best else int(shared[i] > 1) for i in range(len(passages))}
+    return json.dumps({"grades": grades, "best": best + 1})
+
+
+class FakeLLM:
+    """Use as a context manager; ``asked`` counts requests by prompt, ``replies`` overrides what comes next."""
+
+    def __init__(self, *, delay: float = 0.0) -> None:
+        self.asked: Counter[str] = Counter()
+        self.keys: list[str] = []
+        self.replies: list[Reply | None] = []
+        self.override: Callable[[dict[str, Any]], str | None] = lambda request: None
+        self.delay = delay
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                fake.asked[json.dumps(request["messages"])] += 1
+                fake.keys.append(self.headers.get("authorization", ""))
+                time.sleep(fake.delay)
+                self.reply(*(fake.next_reply() or fake.answer(request)))
+
+            def reply(self, status: int, headers: dict[str, str], body: str) -> None:
+                data = body.encode()
+                try:
+                    self.send_response(status)
+                    for name, value in {"content-type": "application/json", **headers}.items():
+                        self.send_header(name, value)
+                    self.send_header("content-length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the client was killed
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def next_reply(self) -> Reply | None:
+        return self.replies.pop(0) if self.replies else None
+
+    def answer(self, request: dict[str, Any]) -> Reply:
+        text = self.override(request) or answer_to(request["messages"])
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        return 200, {}, json.dumps({"choices": [choice], "usage": usage})
+
+    def __enter__(self) -> FakeLLM:
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
