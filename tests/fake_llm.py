@@ -27,12 +27,7 @@ def answer_to(messages: list[dict[str, str]]) -> str:
         count = int(user.rsplit("Write ", 1)[1].split()[0])
         unique = sorted(set(words_of(passages[0])), key=lambda w: hashlib.sha256(w.encode()).digest())
         return json.dumps(
-            {
-                "queries": [
-                    {"task": "find it", "query": " ".join(unique[k : k + 4]) or "nothing"}
-                    for k in range(count)
-                ]
-            }
+            {"queries": [{"task": "find it", "query": " ".join(unique[k : k + 4]) or "nothing"} for k in range(count)]}
         )
     query = set(words_of(user.split("Query: ", 1)[1].split("\n", 1)[0]))
     shared = [len(query & set(words_of(p))) for p in passages]
@@ -91,9 +86,7 @@ class FakeLLM:
         return 200, {}, json.dumps({"choices": [choice], "usage": usage})
 
     def __enter__(self) -> FakeLLM:
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -20,9 +20,7 @@ def build(
     everything = {p: part for p in [*grades, "seed"]} | (parts or {})
     judgments = [Judgment("q", p, g, p == best, "", "") for p, g in grades.items()]
     candidates = [Candidate("q", p, rank, 0, 0.0, 0, 0.0) for rank, p in enumerate(grades, 1)]
-    return list(
-        make_examples([query], candidates, judgments, everything, ExampleSettings.model_validate(settings))
-    )
+    return list(make_examples([query], candidates, judgments, everything, ExampleSettings.model_validate(settings)))
 
 
 def test_the_best_grade_wins_over_the_seed() -> None:
@@ -63,9 +61,7 @@ def test_hard_negatives_are_low_grades_and_chosen_by_rank() -> None:
     st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["train", "dev", "test"]), min_size=8),
     st.sampled_from(["train", "dev", "test"]),
 )
-def test_nothing_crosses_from_held_out_documents(
-    grades: dict[str, int], parts: dict[str, Part], part: Part
-) -> None:
+def test_nothing_crosses_from_held_out_documents(grades: dict[str, int], parts: dict[str, Part], part: Part) -> None:
     for row in build({**grades, "seed": 2}, part=part, parts=parts, negatives=8):
         used = {row.positive_id, *row.negative_ids}
         where = {(parts | {"seed": part})[p] for p in used}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_llm import FakeLLM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 
 OVERRIDES = (
@@ -30,9 +31,7 @@ OVERRIDES = (
 )
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["tokay.pipeline", "tokay.train.embedder", "tokay.annotate.live", "httpx2", "bm25s"]
-)
+context.set_forkserver_preload(["tokay.pipeline", "tokay.train.embedder", "tokay.annotate.live", "httpx2", "bm25s"])
 
 
 def child(documents: str, base: str, url: str, out: str, kill_at: int, events: Any) -> None:
@@ -98,9 +97,7 @@ def committed(out: Path) -> set[str]:
     if not (out / "ledger.sqlite").exists():
         return set()
     with sqlite3.connect(out / "ledger.sqlite") as db:
-        rows = (
-            db.execute("SELECT request FROM answers WHERE status = 'ok'").fetchall() if _has_table(db) else []
-        )
+        rows = db.execute("SELECT request FROM answers WHERE status = 'ok'").fetchall() if _has_table(db) else []
     return {json.dumps(json.loads(request)["messages"]) for (request,) in rows}
 
 
@@ -119,16 +116,12 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     for d in range(12):
         lines = [" ".join(WORDS[(7 * d + 11 * s + 3 * w) % len(WORDS)] for w in range(30)) for s in range(2)]
-        (folder / f"{d}.md").write_text(
-            "\n\n".join(f"# Part {i} of {d}\n\n{line}" for i, line in enumerate(lines))
-        )
+        (folder / f"{d}.md").write_text("\n\n".join(f"# Part {i} of {d}\n\n{line}" for i, line in enumerate(lines)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(
-    documents: Path, server: FakeLLM, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, bytes], int]:
+def whole(documents: Path, server: FakeLLM, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
     out = tmp_path_factory.mktemp("whole") / "run"
     code, events = run(documents, server, out)
     assert code == 0

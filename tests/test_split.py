@@ -28,17 +28,13 @@ def test_documents_are_never_cut_and_order_does_not_matter(sizes: list[int], see
     random.shuffle(corpus)
     assert split_documents(corpus, settings) == documents
     parts = parts_of(documents, corpus)
-    assert all(
-        len({parts[p.passage_id] for p in corpus if p.document_id == d.document_id}) == 1 for d in documents
-    )
+    assert all(len({parts[p.passage_id] for p in corpus if p.document_id == d.document_id}) == 1 for d in documents)
     assert sum(d.passages for d in documents) == sum(sizes)
 
 
 def test_shares_are_about_what_was_asked() -> None:
     corpus = passages([7] * 100)
-    sizes = Counter(
-        parts_of(split_documents(corpus, SplitSettings(test_share=0.2, dev_share=0.1)), corpus).values()
-    )
+    sizes = Counter(parts_of(split_documents(corpus, SplitSettings(test_share=0.2, dev_share=0.1)), corpus).values())
     assert 0.17 <= sizes["test"] / 700 <= 0.23
     assert 0.08 <= sizes["dev"] / 700 <= 0.13
 

@@ -76,9 +76,7 @@ def test_a_failing_stage_leaves_the_old_outputs(tmp_path: Path) -> None:
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with (
         Run(tmp_path / "run", writable=True),
-        pytest.raises(
-            TokayError, match=r"another process is writing .*; wait for it or choose another --out"
-        ),
+        pytest.raises(TokayError, match=r"another process is writing .*; wait for it or choose another --out"),
     ):
         Run(tmp_path / "run", writable=True)
     Run(tmp_path / "run", writable=True).close()
@@ -101,9 +99,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         run.manifest()
 
 
-def test_code_version_ignores_comments_and_docstrings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_version_ignores_comments_and_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     versions = []
     for i, body in enumerate(

@@ -66,7 +66,5 @@ def old_pooling_only(folder: Path) -> None:
     """Rewrite a folder's pooling config as releases before sentence-transformers 5.4 wrote it."""
     path = folder / "1_Pooling" / "config.json"
     entries = json.loads(path.read_text())
-    kept = {
-        k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")
-    }
+    kept = {k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")}
     path.write_text(json.dumps(kept))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tokay.errors import MissingExtra, TokayError
 
 if TYPE_CHECKING:
-    from tokay.pipeline import Distilled, Plan, distill
     from tokay.models.embedder import Embedder
+    from tokay.pipeline import Distilled, Plan, distill
     from tokay.store import Run
 
 __all__ = [

@@ -89,34 +89,20 @@ def distill(
     llm: Annotated[str, typer.Option(help="recorded, recorded:FOLDER or openai:MODEL.")] = "recorded",
     llm_url: Annotated[
         str,
-        typer.Option(
-            help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."
-        ),
+        typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."),
     ] = "",
-    base: Annotated[
-        str, typer.Option(help="minilm, a model folder, or a name on the Hugging Face Hub.")
-    ] = "minilm",
-    queries: Annotated[
-        str, typer.Option(help="Your own queries (.jsonl, .tsv, .parquet), for an extra verdict.")
-    ] = "",
-    qrels: Annotated[
-        str, typer.Option(help="Their relevance labels: BEIR .tsv, TREC qrels or .parquet.")
-    ] = "",
+    base: Annotated[str, typer.Option(help="minilm, a model folder, or a name on the Hugging Face Hub.")] = "minilm",
+    queries: Annotated[str, typer.Option(help="Your own queries (.jsonl, .tsv, .parquet), for an extra verdict.")] = "",
+    qrels: Annotated[str, typer.Option(help="Their relevance labels: BEIR .tsv, TREC qrels or .parquet.")] = "",
     refit: Annotated[
         bool, typer.Option("--refit", help="After the verdict, train on the held-out queries too.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Pay for the LLM calls of the plan without asking.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the documents, print the plan, stop.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Pay for the LLM calls of the plan without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the documents, print the plan, stop.")] = False,
 ) -> None:
     """From documents to a better embedder: write queries, judge, train, prove it."""
     from tokay.pipeline import Plan, run_distillation
@@ -151,15 +137,11 @@ def distill(
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
-        out.print(
-            f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html'
-        )
+        out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
 
 
 def _print_verdict(verdict: dict[str, Any], title: str) -> None:
-    table = Table(
-        title=f"{title}: {verdict['queries']} queries", title_justify="left", box=None, pad_edge=False
-    )
+    table = Table(title=f"{title}: {verdict['queries']} queries", title_justify="left", box=None, pad_edge=False)
     for name in (
         "system",
         "nDCG@10",
@@ -182,7 +164,8 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
         )
     Console(highlight=False, width=max(WIDTH, out.width)).print(table)
     out.print(
-        "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against base+BM25."
+        "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
+        "base+BM25."
     )
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
@@ -209,14 +192,18 @@ def search(
         p = found.passage
         elsewhere = f"#{found.other_rank}" if found.other_rank else "not in the first 100"
         text = " ".join(p.text.split())[:160]
-        return f"[bold]{escape(p.title or p.passage_id)}[/bold] {found.score:.3f} [dim](other: {elsewhere})[/dim]\n{escape(text)}\n[dim]{escape(p.source)}[/dim]"
+        return (
+            f"[bold]{escape(p.title or p.passage_id)}[/bold] {found.score:.3f} [dim](other: "
+            f"{elsewhere})[/dim]\n{escape(text)}\n[dim]{escape(p.source)}[/dim]"
+        )
 
     for rank, (left, right) in enumerate(zip(answer.base, answer.tuned, strict=True), 1):
         table.add_row(str(rank), cell(left), cell(right))
     out.print(table)
     if answer.use == "base":
         out.print(
-            f"The verdict was: {escape(answer.sentence)}. So the base is used; the tuned model is in {escape(str(run))}/train/model."
+            f"The verdict was: {escape(answer.sentence)}. So the base is used; the tuned model is in "
+            f"{escape(str(run))}/train/model."
         )
 
 
@@ -237,13 +224,12 @@ def trace(
 
     found = trace_queries(tokay.open_run(run), [query_id])[0]
     q = found.query
-    out.print(
-        f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}"
-    )
+    out.print(f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}")
     out.print(f"the LLM's answer: {escape(q.answer_id)}")
     seed = found.seed
     out.print(
-        f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} to {seed.end})"
+        f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} "
+        f"to {seed.end})"
     )
     out.print(escape(seed.text))
     out.print("\ncandidates" if found.candidates else "\nnot judged: the seed is the positive")
@@ -253,7 +239,8 @@ def trace(
     if found.example:
         e = found.example
         out.print(
-            f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard negatives {escape(str(e.negative_ids))}"
+            f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard "
+            f"negatives {escape(str(e.negative_ids))}"
         )
 
 

@@ -84,9 +84,7 @@ def _negatives(
     positive: str,
     settings: ExampleSettings,
 ) -> list[str]:
-    usable = [
-        j.passage_id for j in graded if j.grade <= settings.negative_max_grade and j.passage_id != positive
-    ]
+    usable = [j.passage_id for j in graded if j.grade <= settings.negative_max_grade and j.passage_id != positive]
     usable.sort(key=lambda passage_id: (rank.get(passage_id, 10**9), passage_id))
     if settings.negative_choice == "last":
         usable.reverse()

@@ -12,7 +12,7 @@ import numpy as np
 from tokay.errors import TokayError
 from tokay.records import Passage
 from tokay.search.bm25 import BM25
-from tokay.search.dense import top_k
+from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import fuse
 from tokay.store import Run
 
@@ -51,7 +51,7 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         TokayError: an empty query, or a run that has not come to its verdict.
     """
     from tokay.models.embedder import Embedder
-    from tokay.vectors import unit, with_cut
+    from tokay.vectors import with_cut
 
     if not query.strip():
         raise TokayError("the query is empty; write what you are looking for, in quotes")
@@ -71,9 +71,7 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         ranking = top_k(unit(model.encode([query], kind="query")), vectors, DEPTH)
         if lexical is not None:
             ranking = fuse(ranking, lexical, verdict["weights"][name])
-        ranked[name] = [
-            (i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0
-        ]
+        ranked[name] = [(i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0]
     found = {
         name: _found(ranked[name][:top], ranked[other], passages)
         for name, other in (("base", "tuned"), ("tuned", "base"))

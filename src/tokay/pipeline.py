@@ -45,6 +45,7 @@ from tokay.records import (
     Score,
 )
 from tokay.search.bm25 import BM25
+from tokay.search.dense import top_k, unit
 from tokay.settings import Settings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
 from tokay.store import Run, StageOutput, fingerprint
@@ -90,14 +91,17 @@ class Plan:
         said = [
             f"{self.passages:,} passages of {self.documents:,} {unit}"
             + (f"; {self.skipped:,} inputs skipped, see corpus/skipped.parquet" if self.skipped else ""),
-            f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole {unit.split()[0]}; "
+            f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole "
+            f"{unit.split()[0]}; "
             f"{self.dev:,} more for choices ({self.dev / total:.0%})",
             f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}",
         ]
         if self.paid:
             said.append(
-                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens: one call a passage to write "
-                f"queries, one a query to judge {self.candidates} candidates; the text of those passages leaves this machine"
+                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens: one call a "
+                f"passage to write "
+                f"queries, one a query to judge {self.candidates} candidates; the text of those passages leaves "
+                f"this machine"
             )
         return said
 
@@ -301,9 +305,7 @@ class _Distillation:
 
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
-        sizes = {
-            part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")
-        }
+        sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
         passages = sum(sizes.values())
         sampled = len(self.sampled())
         characters = [len(p.text) for p in _first(self.passages(), 1000)]
@@ -346,9 +348,7 @@ class _Distillation:
         return set(
             sorted(
                 ids,
-                key=lambda i: hashlib.sha256(
-                    f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")
-                ).digest(),
+                key=lambda i: hashlib.sha256(f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")).digest(),
             )[: settings.passages]
         )
 
@@ -389,9 +389,7 @@ class _Distillation:
 
             base = Embedder.load(self.base_folder)
             asked = [q for q in self.queries() if q.part != "test"]
-            quality = try_cuts(
-                base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress
-            )
+            quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
             out.write_json("cut", {"cut": cut, "ndcg@10": {str(c): v for c, v in quality.items()}})
@@ -406,9 +404,6 @@ class _Distillation:
         settings = self.settings.mine
 
         def work(out: StageOutput) -> None:
-            from tokay.search.dense import top_k
-            from tokay.vectors import unit
-
             queries = [q for q in self.queries() if q.judged]
             texts = [q.text for q in queries]
             ids = [p.passage_id for p in self.passages()]
@@ -416,9 +411,7 @@ class _Distillation:
             vectors = np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r")
             dense = top_k(unit(self.base().encode(texts, kind="query")), vectors, DEPTH)
             proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
-            out.write(
-                "candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings)
-            )
+            out.write("candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings))
 
         key = {
             **settings.model_dump(mode="json"),
@@ -438,9 +431,7 @@ class _Distillation:
                 listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
             needed = {p for ids in listed.values() for p in ids}
             texts = {p.passage_id: p for p in self.passages() if p.passage_id in needed}
-            items = (
-                (q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed
-            )
+            items = ((q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed)
             self.progress.start("judging candidates", len(listed))
 
             def judgments() -> Iterator[Judgment]:
@@ -490,9 +481,7 @@ class _Distillation:
         needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
         texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
         log, folder = out.path / "metrics.jsonl", out.path / "model"
-        distil_base(
-            self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress
-        )
+        distil_base(self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress)
 
     def refit(self) -> None:
         """The same recipe on the queries of all documents; the verdict stays that of the model before."""
@@ -553,13 +542,8 @@ class _Distillation:
 
             def sides(chosen: Sequence[Query]) -> tuple[dict[str, Side], Ranking]:
                 texts = [q.text for q in chosen]
-                asked = {
-                    name: model.encode(texts, kind="query")
-                    for name, model in (("base", base), ("tuned", tuned))
-                }
-                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(
-                    texts, settings.depth
-                )
+                asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
+                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
 
             dev = [q for q in queries if q.part == "dev" and q.query_id in qrels]
             dev_sides, dev_bm25 = sides(dev)
@@ -638,9 +622,7 @@ class _Distillation:
             **settings.model_dump(mode="json"),
             "labels": [fingerprint(Path(p)) for p in (self.settings.queries, self.settings.qrels) if p],
         }
-        self.stage(
-            "labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate"
-        )
+        self.stage("labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate")
 
 
 def model_folder(run: Run) -> Path:
@@ -655,9 +637,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return lambda text: len(
-        tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    )
+    return lambda text: len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
 
 def _first(items: Iterable[Passage], count: int) -> Iterator[Passage]:

@@ -53,9 +53,7 @@ class GenerateSettings(_Section):
     """Gecko 3.2. The paper publishes neither its prompt nor the number of queries per passage."""
 
     passages: Annotated[int, Field(ge=1)] = Field(2000, description="passages sampled for query writing")
-    queries_per_passage: Annotated[int, Field(ge=1, le=10)] = Field(
-        2, description="as in the recorded demo data"
-    )
+    queries_per_passage: Annotated[int, Field(ge=1, le=10)] = Field(2, description="as in the recorded demo data")
     seed: int = 0
 
 
@@ -65,31 +63,23 @@ class MineSettings(_Section):
     candidates: Annotated[int, Field(ge=2, le=100)] = Field(
         10, description="our choice: one prompt holds them all, at half the price of 20"
     )
-    rrf_k: Annotated[int, Field(ge=0)] = Field(
-        60, description="fusion of dense and BM25 ranks, Cormack et al. 2009"
-    )
+    rrf_k: Annotated[int, Field(ge=0)] = Field(60, description="fusion of dense and BM25 ranks, Cormack et al. 2009")
 
 
 class JudgeSettings(_Section):
     """One graded, listwise call per query."""
 
-    passage_chars: Annotated[int, Field(ge=50)] = Field(
-        900, description="characters of a candidate that are shown"
-    )
+    passage_chars: Annotated[int, Field(ge=50)] = Field(900, description="characters of a candidate that are shown")
 
 
 class ExampleSettings(_Section):
     """Choosing positive and negatives from stored judgments."""
 
-    relabel: bool = Field(
-        True, description="positive = best grade, seed or not (Gecko 3.3); off: always the seed"
-    )
+    relabel: bool = Field(True, description="positive = best grade, seed or not (Gecko 3.3); off: always the seed")
     negatives: Annotated[int, Field(ge=0, le=16)] = Field(
         0, description="hard negatives per row; see docs/log.md: they did not help on either corpus"
     )
-    negative_max_grade: Annotated[int, Field(ge=0, le=1)] = Field(
-        1, description="a hard negative has at most this"
-    )
+    negative_max_grade: Annotated[int, Field(ge=0, le=1)] = Field(1, description="a hard negative has at most this")
     negative_choice: Literal["last", "random", "first"] = Field(
         "last", description="Gecko table 3: the lowest-ranked candidate beats a random one"
     )
@@ -112,9 +102,7 @@ class TrainSettings(_Section):
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
-    same_tower: bool = Field(
-        True, description="other queries as negatives: a term of Gecko's loss (appendix B)"
-    )
+    same_tower: bool = Field(True, description="other queries as negatives: a term of Gecko's loss (appendix B)")
     mask_false_negatives: bool = True
     dims: tuple[int, ...] = Field(
         (384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out"
@@ -123,9 +111,7 @@ class TrainSettings(_Section):
         0.0, description="none: with it a step takes twice as long on a CPU and gains nothing (docs/log.md)"
     )
     freeze_embeddings: bool = Field(True, description="leave the token table alone: faster, and forgets less")
-    soup: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="weight of the tuned model against its base"
-    )
+    soup: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="weight of the tuned model against its base")
     seed: int = 0
 
 
@@ -133,9 +119,7 @@ class EvaluateSettings(_Section):
     """The verdict."""
 
     depth: Annotated[int, Field(ge=10)] = 100
-    relevant_grade: Annotated[int, Field(ge=1, le=3)] = Field(
-        2, description="lowest grade that counts as relevant"
-    )
+    relevant_grade: Annotated[int, Field(ge=1, le=3)] = Field(2, description="lowest grade that counts as relevant")
     bm25_weights: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
     resamples: Annotated[int, Field(ge=100)] = 10_000
     seed: int = 0
@@ -161,9 +145,7 @@ class Settings(_Section):
     evaluate: EvaluateSettings = EvaluateSettings()
 
 
-def resolve(
-    values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()
-) -> Settings:
+def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
     """Settings from a TOML file, then ``stage.name=value`` overrides, then explicit top-level values.
 
     Raises:
@@ -180,9 +162,7 @@ def resolve(
     for override in overrides:
         name, found, text = override.partition("=")
         if not found:
-            raise TokayError(
-                f"--set {override!r} has no '='; expected stage.name=value, such as train.epochs=3"
-            )
+            raise TokayError(f"--set {override!r} has no '='; expected stage.name=value, such as train.epochs=3")
         *sections, leaf = name.strip().split(".")
         target = data
         for section in sections:

@@ -83,9 +83,7 @@ class Run:
             raise TokayError(f"--out {self.path} is a file; expected a folder to write the run into")
         foreign = self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MANIFEST).exists()
         if foreign and not (self.path / ".lock").exists():
-            raise TokayError(
-                f"--out {self.path} holds other files and is no run folder; name a new or empty folder"
-            )
+            raise TokayError(f"--out {self.path} holds other files and is no run folder; name a new or empty folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -95,9 +93,7 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock)
-            raise TokayError(
-                f"another process is writing {self.path}; wait for it or choose another --out"
-            ) from error
+            raise TokayError(f"another process is writing {self.path}; wait for it or choose another --out") from error
         for leftover in self.path.glob(".tmp-*"):
             shutil.rmtree(leftover)
         if not (self.path / MANIFEST).exists():
@@ -218,9 +214,7 @@ class Run:
     def _file(self, stage: str, name: str) -> Path:
         path = self.path / stage / name
         if not path.is_file():
-            raise TokayError(
-                f"{self.path} has no {stage}/{name}; run 'tokay distill … --out {self.path}' to the end"
-            )
+            raise TokayError(f"{self.path} has no {stage}/{name}; run 'tokay distill … --out {self.path}' to the end")
         return path
 
     def write_settings(self, toml: str) -> None:
@@ -266,11 +260,7 @@ def fingerprint(path: Path) -> str:
     """One hash over a file, or over the names and contents of all files of a folder (hidden ones aside)."""
     if path.is_file():
         return file_sha256(path)
-    inside = [
-        file
-        for file in _files(path)
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+    inside = [file for file in _files(path) if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     return _hash_json({str(file.relative_to(path)): file_sha256(file) for file in inside})
 
 

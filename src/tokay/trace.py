@@ -43,14 +43,10 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
         if candidate.query_id in candidates:
             candidates[candidate.query_id].append(candidate)
     judgments = {
-        (j.query_id, j.passage_id): j
-        for j in run.table("judge", "judgments", Judgment)
-        if j.query_id in queries
+        (j.query_id, j.passage_id): j for j in run.table("judge", "judgments", Judgment) if j.query_id in queries
     }
     examples = {e.query_id: e for e in run.table("examples", "examples", Example) if e.query_id in queries}
-    needed = {q.seed_id for q in queries.values()} | {
-        c.passage_id for found in candidates.values() for c in found
-    }
+    needed = {q.seed_id for q in queries.values()} | {c.passage_id for found in candidates.values() for c in found}
     passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage) if p.passage_id in needed}
     return [
         Trace(

@@ -19,7 +19,7 @@ from tokay.evaluate.metrics import evaluate_run
 from tokay.models.embedder import Embedder
 from tokay.progress import Progress
 from tokay.records import Passage, Query
-from tokay.search.dense import top_k
+from tokay.search.dense import top_k, unit
 
 CUTS = (128, 256)
 """Tokens; below 128 the base loses on both of our corpora (docs/log.md)."""
@@ -33,13 +33,6 @@ SAMPLE = 1500
 """Passages that the cut is tried on."""
 
 WINDOW = 8192
-
-
-def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
-    """The first ``dim`` numbers of each row, at length 1; a zero row stays zero."""
-    kept = vectors[:, :dim]
-    lengths = np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
-    return np.asarray(kept / lengths, np.float32)
 
 
 def with_cut(embedder: Embedder, cut: int) -> Embedder:
@@ -103,9 +96,7 @@ def try_cuts(
     quality: dict[int, float] = {}
     limit, done = embedder.config.max_tokens, 0
     for cut in cuts:
-        again = [
-            i for i, length in enumerate(lengths) if length > done
-        ]  # the rest has the same vector at both cuts
+        again = [i for i, length in enumerate(lengths) if length > done]  # the rest has the same vector at both cuts
         progress.start(f"base at {cut} tokens, on a sample", len(again))
         if again:
             chosen = [sample[i] for i in again]
@@ -126,9 +117,7 @@ def _sample(passages: Iterable[Passage], seeds: set[str]) -> list[Passage]:
     """At most ``SAMPLE`` passages, seeds first, in the order of a hash of their ids."""
 
     def key(item: Passage) -> tuple[bool, bytes]:
-        return item.passage_id not in seeds, hashlib.sha256(
-            item.passage_id.encode("utf-8", "surrogatepass")
-        ).digest()
+        return item.passage_id not in seeds, hashlib.sha256(item.passage_id.encode("utf-8", "surrogatepass")).digest()
 
     kept: list[Passage] = []
     for passage in passages:

@@ -42,9 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_plays_back_and_leaves_unjudged_pairs_unjudged(folder: Path) -> None:
     annotator = RecordedAnnotator(folder)
-    corpus = {
-        p.passage_id: p for p in (passage("a", LONG), passage("b", "text of b"), passage("c", "never seen"))
-    }
+    corpus = {p.passage_id: p for p in (passage("a", LONG), passage("b", "text of b"), passage("c", "never seen"))}
     made = list(annotator.generate(corpus.values(), per_passage=2))
     queries = [q for q in made if isinstance(q, Query)]
     assert [q.query_id for q in queries] == ["a#0", "a#1", "b#0", "b#1"]
@@ -57,25 +55,19 @@ def test_plays_back_and_leaves_unjudged_pairs_unjudged(folder: Path) -> None:
         ("a#1", "a", 3, True),
         ("a#1", "b", 0, False),
     ]
-    assert [
-        q.query_id for q in annotator.generate(corpus.values(), per_passage=1) if isinstance(q, Query)
-    ] == ["a#0", "b#0"]
+    assert [q.query_id for q in annotator.generate(corpus.values(), per_passage=1) if isinstance(q, Query)] == [
+        "a#0",
+        "b#0",
+    ]
 
 
 def test_a_changed_text_goes_without_unless_nearly_the_same(folder: Path) -> None:
     near = LONG.replace("word7 ", "term7 ")
     far = passage("a", LONG[: len(LONG) // 2])
-    [failure] = [
-        x for x in RecordedAnnotator(folder).generate([passage("a", near)], per_passage=2) if x.item_id == "a"
-    ]  # type: ignore[union-attr]
+    [failure] = [x for x in RecordedAnnotator(folder).generate([passage("a", near)], per_passage=2) if x.item_id == "a"]  # type: ignore[union-attr]
     assert isinstance(failure, Failure)
     assert "text differs from the recorded one" in failure.reason
-    assert (
-        write_signatures(
-            [passage("a", LONG), passage("b", "text of b")], {"a"}, folder / "signatures.parquet"
-        )
-        == 1
-    )
+    assert write_signatures([passage("a", LONG), passage("b", "text of b")], {"a"}, folder / "signatures.parquet") == 1
     annotator = RecordedAnnotator(folder)
     assert annotator.match(passage("a", near))[0] == "near"
     assert annotator.match(far)[0] == "changed"

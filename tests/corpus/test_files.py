@@ -55,9 +55,7 @@ def outline(document: RawDocument) -> list[tuple[str, str]]:
 
 
 def test_text(tmp_path, read):
-    document = only(
-        read, tmp_path, "Notes.TXT", b"\xef\xbb\xbfOne\r\ntwo\r\n \r\nThree\x00".replace(b"\0", b"\x0c")
-    )
+    document = only(read, tmp_path, "Notes.TXT", b"\xef\xbb\xbfOne\r\ntwo\r\n \r\nThree\x00".replace(b"\0", b"\x0c"))
     assert (document.document_id, document.title, document.source) == ("Notes.TXT", "Notes", "Notes.TXT")
     assert outline(document) == [("", "One\ntwo"), ("", "Three")]
 

@@ -107,9 +107,7 @@ def test_a_package(package, read, capfd):
 
 def test_a_module_that_kills_the_interpreter(package, read):
     (package / "broken.py").write_text("import os; os._exit(1)")
-    with pytest.raises(
-        TokayError, match=r"reading pkgx killed the interpreter at module pkgx.broken; expected"
-    ):
+    with pytest.raises(TokayError, match=r"reading pkgx killed the interpreter at module pkgx.broken; expected"):
         read("python:pkgx")
 
 

@@ -108,9 +108,7 @@ def test_beir_rows_stay_as_they_are_unless_asked(tmp_path):
     (tmp_path / "beir").mkdir()
     jsonl(tmp_path / "beir" / "corpus.jsonl", *({"_id": r["id"], **r} for r in ROWS[:3]))
     tables, _ = write(tmp_path / "beir", tmp_path / "auto", passage_tokens=16)
-    assert [(p["passage_id"], p["text"]) for p in tables["passages"]] == [
-        (r["id"], r["text"]) for r in ROWS[:3]
-    ]
+    assert [(p["passage_id"], p["text"]) for p in tables["passages"]] == [(r["id"], r["text"]) for r in ROWS[:3]]
     tables, _ = write(tmp_path / "beir", tmp_path / "always", passage_tokens=16, chunk="always")
     assert [p["passage_id"] for p in tables["passages"]] == ["a#0", "a#1", "a#2", "c#2"]
 
@@ -156,9 +154,7 @@ def test_nothing_usable(tmp_path):
     with pytest.raises(TokayError, match=r"1 files or rows skipped, first: a.txt: binary file"):
         write(tmp_path / "empty", tmp_path / "out2")
     path = jsonl(tmp_path / "c.jsonl", {"id": 1})
-    with pytest.raises(
-        TokayError, match=r"rows with a column text, .*first: c.jsonl line 1: no text: found id"
-    ):
+    with pytest.raises(TokayError, match=r"rows with a column text, .*first: c.jsonl line 1: no text: found id"):
         write(path, tmp_path / "out3")
 
 

@@ -113,9 +113,7 @@ def test_a_huge_line_is_read(tmp_path, read):
     assert len(documents[0].text) == len(text) - 1
 
 
-@pytest.mark.parametrize(
-    ("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t")]
-)
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t")])
 def test_csv_and_its_delimiters(tmp_path, read, name, delimiter):
     lines = [["id", "Title", "content"], ["1", "One", '"two\nlines, quoted; ""so"""'], ["", "Two", "plain"]]
     path = write_lines(tmp_path / name, *(delimiter.join(line) for line in lines))
@@ -183,9 +181,7 @@ def test_a_broken_parquet_file_is_skipped(tmp_path, read):
 
 
 def test_a_table_without_text_column_is_an_error(tmp_path, read):
-    with pytest.raises(
-        TokayError, match=r"a.csv has the columns id, txt; expected one of text, body.*rename"
-    ):
+    with pytest.raises(TokayError, match=r"a.csv has the columns id, txt; expected one of text, body.*rename"):
         read(write_lines(tmp_path / "a.csv", "id,txt", "1,one"))
     pq.write_table(pa.table({"x": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(TokayError, match=r"a.parquet has the columns x; expected one of"):
@@ -209,9 +205,7 @@ def test_beir_folder(tmp_path, read, form):
 def test_hub_dataset_of_a_local_folder(tmp_path, read):
     pytest.importorskip("datasets")
     for split, count in (("train", 2), ("test", 1)):
-        write_lines(
-            tmp_path / f"{split}.jsonl", *(f'{{"content": "{split} {i}", "id": {i}}}' for i in range(count))
-        )
+        write_lines(tmp_path / f"{split}.jsonl", *(f'{{"content": "{split} {i}", "id": {i}}}' for i in range(count)))
     source = open_corpus(f"hf:{tmp_path}")
     assert (source.kind, source.keep_whole) == ("hub", False)
     assert [d.text for d in read(f"hf:{tmp_path}")[0]] == ["train 0", "train 1"]
@@ -230,9 +224,7 @@ def test_hub_needs_its_extra(monkeypatch, read):
 
 
 def test_what_is_no_corpus(tmp_path):
-    with pytest.raises(
-        TokayError, match=r"there is no file or folder nowhere; expected a folder.*hf:nowhere"
-    ):
+    with pytest.raises(TokayError, match=r"there is no file or folder nowhere; expected a folder.*hf:nowhere"):
         open_corpus("nowhere")
     with pytest.raises(TokayError, match=r"is a file of another kind; expected .* name their folder"):
         open_corpus(str(write_lines(tmp_path / "a.pdf", "x")))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_llm import FakeLLM
 
+from fake_llm import FakeLLM
 from tokay.annotate.prompts import generate_messages
 from tokay.errors import TokayError
 from tokay.llm.client import AskFailed, ChatClient, endpoint
@@ -95,9 +95,7 @@ def test_what_no_retry_can_mend_stops_at_once(
     assert sum(server.asked.values()) == 1
 
 
-@pytest.mark.parametrize(
-    "body", ["", "{", '{"choices": []}', '{"choices": [{"message": {"content": ""}}]}', "[1]"]
-)
+@pytest.mark.parametrize("body", ["", "{", '{"choices": []}', '{"choices": [{"message": {"content": ""}}]}', "[1]"])
 def test_garbage_is_a_failure(server: FakeLLM, tmp_path: Path, body: str) -> None:
     server.replies = [(200, {}, body)] * 3
     with pytest.raises(AskFailed, match=r"not a chat completion|empty answer"):
@@ -141,9 +139,7 @@ def test_a_ledger_that_is_none(tmp_path: Path) -> None:
 def test_keys_see_model_prompt_and_parameters() -> None:
     request = {"model": "m", "messages": MESSAGES, "max_tokens": 1}
     assert key_of(request) == key_of(dict(reversed(request.items())))
-    assert (
-        len({key_of(request), key_of({**request, "model": "n"}), key_of({**request, "max_tokens": 2})}) == 3
-    )
+    assert len({key_of(request), key_of({**request, "model": "n"}), key_of({**request, "max_tokens": 2})}) == 3
 
 
 def test_a_ledger_of_another_process_is_seen(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from tokay.models.embedder import Embedder, by_token_budget, pool
 from tokay.models.format import GECKO, NONE
 from tokay.models.locate import find_model
 
-texts = st.lists(
-    st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join), min_size=1, max_size=12
-)
+texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join), min_size=1, max_size=12)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +90,7 @@ def test_save_writes_both_pooling_forms_and_loads_again(embedder: Embedder, tmp_
     assert json.loads((tmp_path / "config.json").read_text())["matryoshka_dimensions"] == [32, 8]
     again = Embedder.load(tmp_path)
     assert again.config == copy.config
-    np.testing.assert_array_equal(
-        again.encode(["a river"], kind="query"), copy.encode(["a river"], kind="query")
-    )
+    np.testing.assert_array_equal(again.encode(["a river"], kind="query"), copy.encode(["a river"], kind="query"))
 
 
 def test_old_pooling_config_is_read(tmp_path: Path) -> None:

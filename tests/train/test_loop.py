@@ -16,9 +16,7 @@ from tokay.train.loop import rate_at, train
 
 PASSAGES = {f"p{i}": (WORDS[i], " ".join(WORDS[i : i + 5])) for i in range(40)}
 EXAMPLES = [
-    Example(
-        f"q{i}", "", f"{WORDS[i + 2]} {WORDS[i]}", f"p{i}", f"p{i}", [], [f"p{i}"], [], [], False, "train"
-    )
+    Example(f"q{i}", "", f"{WORDS[i + 2]} {WORDS[i]}", f"p{i}", f"p{i}", [], [f"p{i}"], [], [], False, "train")
     for i in range(40)
 ]
 
@@ -26,9 +24,7 @@ EXAMPLES = [
 def trained(**changes: object) -> tuple[Embedder, list[float]]:
     embedder = Embedder.load(tiny_base())
     embedder.config = dataclasses.replace(embedder.config, dims=(32, 16))
-    settings = TrainSettings.model_validate(
-        {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3, **changes}
-    )
+    settings = TrainSettings.model_validate({"epochs": 10, "batch_size": 16, "learning_rate": 2e-3, **changes})
     losses = [step.loss for step in train_embedder(embedder, EXAMPLES, PASSAGES, settings)]
     return embedder, losses
 

@@ -29,9 +29,7 @@ def gecko_by_hand(q: np.ndarray, p: np.ndarray, n: np.ndarray, t: float) -> floa
     return total / len(q)
 
 
-def example(
-    i: int, positive: str, *, negatives: tuple[str, ...] = (), relevant: tuple[str, ...] = ()
-) -> Example:
+def example(i: int, positive: str, *, negatives: tuple[str, ...] = (), relevant: tuple[str, ...] = ()) -> Example:
     return Example(
         f"q{i}",
         "",
@@ -51,9 +49,7 @@ def example(
 def test_contrastive_is_geckos_loss(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     q, p, n = rng.normal(size=(3, rows, 6))
-    batch = make_batch(
-        [example(i, f"p{i}", negatives=(f"n{i}",)) for i in range(rows)], mask_false_negatives=True
-    )
+    batch = make_batch([example(i, f"p{i}", negatives=(f"n{i}",)) for i in range(rows)], mask_false_negatives=True)
     assert batch.passage_ids == tuple([f"p{i}" for i in range(rows)] + [f"n{i}" for i in range(rows)])
     loss = contrastive(
         torch.tensor(q),
@@ -74,9 +70,7 @@ def test_matryoshka_at_full_width_only_is_the_loss(seed: int) -> None:
         contrastive, target=torch.arange(4), allowed=torch.ones(4, 4, dtype=torch.bool), temperature=0.1
     )
     torch.testing.assert_close(matryoshka(loss, q, p, dims=(8,)), loss(q, p))
-    torch.testing.assert_close(
-        matryoshka(loss, q, p, dims=(8, 3)), (loss(q, p) + loss(q[:, :3], p[:, :3])) / 2
-    )
+    torch.testing.assert_close(matryoshka(loss, q, p, dims=(8, 3)), (loss(q, p) + loss(q[:, :3], p[:, :3])) / 2)
 
 
 def test_masked_columns_do_not_matter() -> None:
@@ -94,9 +88,7 @@ def test_masked_columns_do_not_matter() -> None:
     moved = p.clone()
     moved[1] = torch.randn(4)
     first = contrastive(q[:1], p, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1)
-    assert first == contrastive(
-        q[:1], moved, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1
-    )
+    assert first == contrastive(q[:1], moved, target=batch.target[:1], allowed=batch.allowed[:1], temperature=0.1)
     assert contrastive(q, p, **args) != contrastive(q, moved, **args)  # type: ignore[arg-type]
 
 

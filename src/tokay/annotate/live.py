@@ -93,11 +93,7 @@ class LiveAnnotator:
                 return queries_from(text, passage, per_passage, key)
 
             done = await _ask(chat, messages, per_passage * GENERATE_TOKENS, parse)
-            return (
-                [Failure("generate", passage.passage_id, done.reason, "")]
-                if isinstance(done, Failed)
-                else done
-            )
+            return [Failure("generate", passage.passage_id, done.reason, "")] if isinstance(done, Failed) else done
 
         yield from self._in_order(passages, write, progress or Silent())
 
@@ -186,11 +182,7 @@ def queries_from(text: str, passage: Passage, count: int, key: str) -> list[Quer
         if not query:
             made.append(Failure("generate", query_id, "empty query", key))
         elif is_copied(query, passage.text):
-            made.append(
-                Failure(
-                    "generate", query_id, f"query copies {COPIED_WORDS} words or more of its passage", key
-                )
-            )
+            made.append(Failure("generate", query_id, f"query copies {COPIED_WORDS} words or more of its passage", key))
         else:
             task = " ".join(pair.task.split())
             made.append(
@@ -223,9 +215,7 @@ def grades_from(text: str, query: Query, shown: Sequence[Passage], key: str) -> 
     highest = max(answer.grades[number] for number in expected)
     best = answer.best if answer.grades.get(answer.best) == highest and answer.best in expected else 0
     return [
-        Judgment(
-            query.query_id, p.passage_id, answer.grades[n], n == best, prompts.JUDGE.version, f"ledger {key}"
-        )
+        Judgment(query.query_id, p.passage_id, answer.grades[n], n == best, prompts.JUDGE.version, f"ledger {key}")
         for n, p in enumerate(shown, 1)
     ]
 

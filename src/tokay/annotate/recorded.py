@@ -155,7 +155,7 @@ class RecordedAnnotator:
 
 
 def sign(text: str) -> NDArray[np.uint8]:
-    """The lowest byte of each MinHash value of a text: 128 bytes that say how alike texts are, and not what they say."""
+    """The lowest byte of each MinHash value of a text: 128 bytes that tell how alike texts are, not what they say."""
     return (minhash(text) & 0xFF).astype(np.uint8)
 
 
@@ -194,8 +194,6 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         raise TokayError(f"{path} is not a Parquet file: {error}") from error
     lacking = [name for name in columns if name not in table.column_names]
     if lacking:
-        raise TokayError(
-            f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(lacking)}"
-        )
+        raise TokayError(f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(lacking)}")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

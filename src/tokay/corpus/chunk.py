@@ -37,9 +37,7 @@ class _Span:
 def whole(document: RawDocument) -> Passage:
     """The document as one passage; its id is the row's, or the document's."""
     text = document.text
-    return _passage(
-        document, text, _Span(0, len(text), document.blocks[0]), document.row_id or document.document_id
-    )
+    return _passage(document, text, _Span(0, len(text), document.blocks[0]), document.row_id or document.document_id)
 
 
 def chunk(document: RawDocument, *, budget: int, count_tokens: CountTokens) -> Iterator[Passage]:

@@ -48,9 +48,7 @@ def minhash(text: str) -> Signature:
     """
     words = _WORD.findall(text.casefold())
     shingles = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
-    digests = (
-        hashlib.blake2b(s.encode("utf-8", "surrogatepass"), digest_size=8).digest() for s in sorted(shingles)
-    )
+    digests = (hashlib.blake2b(s.encode("utf-8", "surrogatepass"), digest_size=8).digest() for s in sorted(shingles))
     x = np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)  # (S,)
     least = np.full(HASHES, 2**32 - 1, dtype=np.uint64)
     for part in np.split(x, range(_AT_ONCE, len(x), _AT_ONCE)):

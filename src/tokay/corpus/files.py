@@ -64,9 +64,7 @@ def read_file(path: Path) -> tuple[str, list[Block]]:
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
-        raise Unusable(
-            f"unsupported file type {path.suffix.lower() or '(none)'}; expected {' '.join(SUFFIXES)}"
-        )
+        raise Unusable(f"unsupported file type {path.suffix.lower() or '(none)'}; expected {' '.join(SUFFIXES)}")
     if not path.is_file():
         raise Unusable("not a regular file, or a link to nothing")
     try:
@@ -183,18 +181,14 @@ def _rst_text(node: Any, nodes: Any) -> str:
 
 # -- HTML ---------------------------------------------------------------------------------------------------
 
-_NOT_TEXT = frozenset(
-    {"script", "style", "template", "noscript", "head", "svg", "iframe", "object", "select"}
-)
+_NOT_TEXT = frozenset({"script", "style", "template", "noscript", "head", "svg", "iframe", "object", "select"})
 _INLINE = frozenset(
     "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small span "
     "strike strong sub sup time tt u var wbr img".split()
 )
 
 
-_PERMALINK = re.compile(
-    r"\s*\u00b6\Z|\s[#\u00a7]\Z"
-)  # the sign that documentation tools put behind a heading
+_PERMALINK = re.compile(r"\s*\u00b6\Z|\s[#\u00a7]\Z")  # the sign that documentation tools put behind a heading
 
 
 def _read_html(data: bytes) -> tuple[str, list[Block]]:
@@ -273,9 +267,7 @@ def _read_pdf(data: bytes) -> tuple[str, list[Block]]:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise Unusable("encrypted PDF; save it without a password")
-        blocks = lay_out(
-            Block(page.extract_text(), page=number) for number, page in enumerate(reader.pages, 1)
-        )
+        blocks = lay_out(Block(page.extract_text(), page=number) for number, page in enumerate(reader.pages, 1))
         title = str(reader.metadata.title or "") if reader.metadata else ""
     if not blocks:
         raise Unusable("no text in any page; scanned? run OCR first")

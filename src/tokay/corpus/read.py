@@ -57,9 +57,7 @@ def write_corpus(
 
     twins = finder.twins() if _look_for_twins(source, settings) else {}
     temporary = out.path / f"{_ALL}.parquet"
-    kept = out.write(
-        "passages", Passage, (p for number, p in enumerate(_again(temporary)) if number not in twins)
-    )
+    kept = out.write("passages", Passage, (p for number, p in enumerate(_again(temporary)) if number not in twins))
     out.write("skipped", Skipped, skipped.rows())
     out.write("duplicates", Duplicate, _duplicates(temporary, twins))
     temporary.unlink()
@@ -93,11 +91,7 @@ def _passages(
         for passage in split(document):
             known = hashlib.blake2b(passage.passage_id.encode(), digest_size=8).digest()
             if known in taken:
-                report(
-                    Skipped(
-                        passage.source, 0, f"passage id {passage.passage_id!r} is taken by an earlier passage"
-                    )
-                )
+                report(Skipped(passage.source, 0, f"passage id {passage.passage_id!r} is taken by an earlier passage"))
                 continue
             taken.add(known)
             finder.add(passage.text, passage.sha256)

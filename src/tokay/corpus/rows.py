@@ -79,9 +79,7 @@ def _documents(rows: Iterable[Row], source: str, stem: str, report: Report) -> I
         row_id = one_line(_first(row, ID_COLUMNS)) or f"{stem}:{number}"
         known = hashlib.blake2b(row_id.encode(), digest_size=16).digest()
         if known in first_seen:
-            report(
-                Skipped(source, number, f"duplicate id {row_id!r}, first seen on line {first_seen[known]}")
-            )
+            report(Skipped(source, number, f"duplicate id {row_id!r}, first seen on line {first_seen[known]}"))
             continue
         first_seen[known] = number
         title = one_line(_first(row, TITLE_COLUMNS))
@@ -248,9 +246,7 @@ def _parquet_rows(path: Path, report: Report) -> Iterator[Row]:
     with file:
         names = file.schema_arrow.names
         _need_text(names, path.name)
-        wanted = [
-            c for c in (_column(names, n) for n in (TEXT_COLUMNS, TITLE_COLUMNS, ID_COLUMNS)) if c is not None
-        ]
+        wanted = [c for c in (_column(names, n) for n in (TEXT_COLUMNS, TITLE_COLUMNS, ID_COLUMNS)) if c is not None]
         number = 0
         try:
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
@@ -274,18 +270,14 @@ def hub_stream(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     load = _datasets()
     try:
         splits = load(name, streaming=True)
-    except (
-        Exception
-    ) as error:  # the library raises whatever the Hub, the network or a file format makes it raise
+    except Exception as error:  # the library raises whatever the Hub, the network or a file format makes it raise
         raise TokayError(
             f"hf:{name} cannot be opened ({one_line(str(error))[:300]}); expected a dataset of the Hugging "
             f"Face Hub or a folder in its layout, as hf:NAME or hf:NAME:SPLIT"
         ) from error
     chosen = split or ("train" if "train" in splits else next(iter(splits)))
     if chosen not in splits:
-        raise TokayError(
-            f"hf:{name} has no split {chosen!r}; expected one of {', '.join(splits)}, as hf:{name}:SPLIT"
-        )
+        raise TokayError(f"hf:{name} has no split {chosen!r}; expected one of {', '.join(splits)}, as hf:{name}:SPLIT")
     rows: Iterable[Mapping[str, Any]] = splits[chosen]
     return rows
 

@@ -56,16 +56,12 @@ def open_corpus(spec: str) -> Source:
         return _hub(spec)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _beir(spec, path) or _path(
-            spec, "folder", path, files.read_folder, f"files {' '.join(files.SUFFIXES)}"
-        )
+        return _beir(spec, path) or _path(spec, "folder", path, files.read_folder, f"files {' '.join(files.SUFFIXES)}")
     if not path.exists():
         hint = f"did you mean python:{spec}, hf:{spec} or another path?"
         raise TokayError(f"there is no file or folder {spec}; expected {FORMS}: {hint}")
     if not os.access(path, os.R_OK):
-        raise TokayError(
-            f"{spec} may not be read by this user; expected a readable file: change its permissions"
-        )
+        raise TokayError(f"{spec} may not be read by this user; expected a readable file: change its permissions")
     return _table(spec, path)
 
 
@@ -125,9 +121,7 @@ def _table(spec: str, path: Path) -> Source:
         return _path(spec, "csv", path, rows.read_csv, _columns())
     if name.endswith(".parquet"):
         return _path(spec, "parquet", path, rows.read_parquet, _columns())
-    raise TokayError(
-        f"{spec} is a file of another kind; expected {FORMS}: for single documents name their folder"
-    )
+    raise TokayError(f"{spec} is a file of another kind; expected {FORMS}: for single documents name their folder")
 
 
 def _path(

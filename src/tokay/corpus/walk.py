@@ -100,9 +100,7 @@ def _named(module: ModuleType, foreign: bool) -> Iterator[tuple[str, Any]]:
         elif inspect.isroutine(thing):
             if foreign or _library(thing) in ("", _library(module)):
                 yield f"{module.__name__}.{name}", thing
-        elif (
-            not foreign and callable(thing) and _library(thing) == _library(module) and _own_docstring(thing)
-        ):
+        elif not foreign and callable(thing) and _library(thing) == _library(module) and _own_docstring(thing):
             yield f"{module.__name__}.{name}", thing  # such as a NumPy ufunc
 
 

@@ -1,1 +1,1 @@
-"""The demo's data: what a large language model answered, by reading, for Python's own manual (see ``README.md`` here)."""
+"""The demo's data: what a large language model answered for Python's own manual (``README.md`` here says how)."""

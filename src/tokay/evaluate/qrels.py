@@ -105,7 +105,8 @@ def _qrels(path: Path, split: str) -> Iterator[tuple[str, str, int]]:
             continue  # BEIR's header
         if len(cells) not in (3, 4) or not _is_number(cells[-1]):
             raise TokayError(
-                f"{path} line {number}: expected query-id, corpus-id, score (BEIR) or query 0 passage grade (TREC), got {line[:80]!r}"
+                f"{path} line {number}: expected query-id, corpus-id, score (BEIR) or query 0 passage grade "
+                f"(TREC), got {line[:80]!r}"
             )
         yield cells[0], cells[-2], int(float(cells[-1]))
 
@@ -133,9 +134,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise TokayError(f"{path} is not a Parquet file: {error}") from error
     if missing := [name for name in columns if name not in table.column_names]:
-        raise TokayError(
-            f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(missing)}"
-        )
+        raise TokayError(f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(missing)}")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -152,9 +151,7 @@ def write_beir(
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for p in passages:
-            file.write(
-                json.dumps({"_id": p.passage_id, "title": p.title, "text": p.text}, ensure_ascii=False) + "\n"
-            )
+            file.write(json.dumps({"_id": p.passage_id, "title": p.title, "text": p.text}, ensure_ascii=False) + "\n")
     with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
         for query_id, text in queries.items():
             file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")

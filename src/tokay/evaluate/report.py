@@ -37,7 +37,8 @@ details { border: 1px solid var(--line); border-radius: .3rem; padding: .4rem .8
 summary { cursor: pointer } code { font-size: .9em; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .5rem; margin: .3rem 0 }
 .grade { display: inline-block; min-width: 1.4em; text-align: center; border-radius: .2rem; background: var(--soft) }
-.bar { background: #4a7bd0; height: .7rem; display: inline-block } .two { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+.bar { background: #4a7bd0; height: .7rem; display: inline-block }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 @media print { details { break-inside: avoid } }
 """
 
@@ -90,9 +91,7 @@ def _verdict(run: Run, verdict: dict[str, Any]) -> str:
     settings = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
     kind = "verdict" if verdict["better"] else "verdict no"
     used = (
-        "the tuned model"
-        if verdict["use"] == "tuned"
-        else "the base model: the tuned one was not shown to be better"
+        "the tuned model" if verdict["use"] == "tuned" else "the base model: the tuned one was not shown to be better"
     )
     refit = (
         "<p>A model refitted on all queries, the held-out ones too, by the same recipe is in <code>refit/model</code>; "
@@ -102,7 +101,8 @@ def _verdict(run: Run, verdict: dict[str, Any]) -> str:
     )
     return (
         f'<p class="{kind}">{_e(verdict["sentence"])}</p>'
-        f"<p>nDCG@10 on {verdict['queries']} queries of documents that training never saw. {_e(verdict['sentence_with_bm25'])}. "
+        f"<p>nDCG@10 on {verdict['queries']} queries of documents that training never saw. "
+        f"{_e(verdict['sentence_with_bm25'])}. "
         f"<code>tokay search</code> uses {used}. "
         f"Documents <code>{_e(settings['documents'])}</code>, base <code>{_e(settings['base'])}</code>, "
         f"queries and grades by <code>{_e(settings['llm'])}</code>.</p>{refit}"
@@ -139,8 +139,10 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
     ]
     detectable = verdict["primary"]["detectable"]
     return (
-        f"<h2>{_e(title)}</h2>{_table(head, rows)}<p>{verdict['queries']} queries can show a difference of {detectable:.3f} "
-        "(80 % power). Differences: paired randomisation test, bootstrap interval, queries of one passage kept together. "
+        f"<h2>{_e(title)}</h2>{_table(head, rows)}<p>{verdict['queries']} queries can show a difference of "
+        f"{detectable:.3f} "
+        "(80 % power). Differences: paired randomisation test, bootstrap interval, queries of one passage kept "
+        "together. "
         "judged@10: share of the top ten that the LLM graded; what it did not grade counts as not relevant, so a low "
         "share means that the system may be better than it looks. Weight of BM25, chosen on training-side queries: "
         f"base {verdict['weights']['base']}, tuned {verdict['weights']['tuned']}.</p>"
@@ -196,13 +198,10 @@ def _funnel(run: Run) -> str:
     skipped = Counter(s.reason.split(":")[0] for s in run.table("corpus", "skipped", Skipped)).most_common(8)
     return (
         f"<h2>From passages to training rows</h2>{_table(['', 'count', ''], rows, numbers_from=1)}"
-        f"<p>In {relabelled} of {judged_examples} judged queries ({share:.1%}) the best answer is not the passage that the query "
+        f"<p>In {relabelled} of {judged_examples} judged queries ({share:.1%}) the best answer is not the "
+        f"passage that the query "
         f"was written from; in Gecko's data it is about {GECKO_RELABELLED:.0%}. {_e(grade_text)}.</p>"
-        + (
-            f"<p>Answers not used: {_e('; '.join(f'{s}: {r} ({n})' for (s, r), n in reasons))}.</p>"
-            if reasons
-            else ""
-        )
+        + (f"<p>Answers not used: {_e('; '.join(f'{s}: {r} ({n})' for (s, r), n in reasons))}.</p>" if reasons else "")
         + (f"<p>Inputs skipped: {_e('; '.join(f'{r} ({n})' for r, n in skipped))}.</p>" if skipped else "")
     )
 
@@ -217,7 +216,8 @@ def _examples_section(run: Run) -> str:
     chosen = sorted(ids, key=lambda i: hashlib.sha256(i.encode("utf-8", "surrogatepass")).digest())[:SAMPLES]
     shown = "".join(_trace(trace) for trace in trace_queries(run, chosen))
     return (
-        "<h2>Training rows, at random</h2><p>Each opens to its passage, where that came from, and every grade that the LLM gave. "
+        "<h2>Training rows, at random</h2><p>Each opens to its passage, where that came from, and every grade "
+        "that the LLM gave. "
         f"The same in a terminal: <code>tokay trace {_e(run.path)} QUERY_ID</code>.</p>{shown}"
     )
 
@@ -227,7 +227,7 @@ def _trace(trace: Trace) -> str:
     positive = trace.passage(example.positive_id) if example else None
     graded = []
     for candidate, passage, judgment in trace.candidates:
-        mark = str(judgment.grade) if judgment else "–"
+        mark = str(judgment.grade) if judgment else "-"
         roles = [
             *(["seed"] if passage.passage_id == query.seed_id else []),
             *(["best"] if judgment and judgment.best else []),
@@ -246,7 +246,8 @@ def _trace(trace: Trace) -> str:
     moved = " <b>(relabelled)</b>" if example and example.relabelled else ""
     return (
         f'<details id="q-{_e(query.query_id)}"><summary>{_e(query.text)}</summary>'
-        f"<p>query <code>{_e(query.query_id)}</code>; task: {_e(query.task)}; part: {query.part}; prompt: {_e(query.prompt)}</p>"
+        f"<p>query <code>{_e(query.query_id)}</code>; task: {_e(query.task)}; part: {query.part}; prompt: "
+        f"{_e(query.prompt)}</p>"
         f"<p>written from <code>{_e(query.seed_id)}</code></p>{_passage(trace.seed)}"
         + (f"<p>positive{moved}: <code>{_e(positive.passage_id)}</code></p>" if positive else "")
         + (
@@ -256,7 +257,8 @@ def _trace(trace: Trace) -> str:
         )
         + f"<p>The LLM's answers: {', '.join(f'<code>{_e(a)}</code>' for a in answers[:3])}"
         + (f" and {len(answers) - 3} more of the same query" if len(answers) > 3 else "")
-        + "; tables <code>generate/queries.parquet</code>, <code>judge/judgments.parquet</code>, <code>examples/examples.parquet</code>.</p></details>"
+        + "; tables <code>generate/queries.parquet</code>, <code>judge/judgments.parquet</code>, "
+        "<code>examples/examples.parquet</code>.</p></details>"
     )
 
 
@@ -303,9 +305,7 @@ def _wins_and_losses(run: Run, verdict: dict[str, Any]) -> list[str]:
     return [section("Biggest wins over the base", wins), section("Biggest losses", losses) + tie]
 
 
-def _comparison(
-    trace: Trace, gain: float, hits: dict[tuple[str, str], list[Hit]], passages: dict[str, Passage]
-) -> str:
+def _comparison(trace: Trace, gain: float, hits: dict[tuple[str, str], list[Hit]], passages: dict[str, Passage]) -> str:
     grades = {p.passage_id: j.grade for _, p, j in trace.candidates if j}
 
     def column(system: str) -> str:
@@ -314,7 +314,8 @@ def _comparison(
             unjudged = "seed" if hit.passage_id == trace.query.seed_id else "unjudged"
             grade = grades.get(hit.passage_id, unjudged)
             items.append(
-                f'<p>{hit.rank}. <code>{_e(hit.passage_id)}</code> <span class="grade">{grade}</span></p>{_passage(passages[hit.passage_id])}'
+                f"<p>{hit.rank}. <code>{_e(hit.passage_id)}</code> <span "
+                f'class="grade">{grade}</span></p>{_passage(passages[hit.passage_id])}'
             )
         return f"<div><b>{system}</b>{''.join(items)}</div>"
 
@@ -326,16 +327,17 @@ def _comparison(
 
 def _settings(run: Run) -> str:
     cut = run.read_json("vectors", "cut")
+    toml = (run.path / "run.toml").read_text(encoding="utf-8")
     tried = ", ".join(f"{tokens} tokens: {value:.3f}" for tokens, value in cut["ndcg@10"].items())
-    seconds = [
-        [_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])]
-        for name, entry in run.manifest().items()
-    ]
+    seconds = [[_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])] for name, entry in run.manifest().items()]
     rows = run.rows("generate", "queries")
-    queries = f"{rows:,} queries; first id <code>{_e(next(iter(run.table('generate', 'queries', Query))).query_id)}</code>"
+    queries = (
+        f"{rows:,} queries; first id <code>{_e(next(iter(run.table('generate', 'queries', Query))).query_id)}</code>"
+    )
     return (
-        f"<h2>How it was made</h2><p>Texts are cut at {cut['cut']} tokens, for base and tuned alike; nDCG@10 of the base on "
+        f"<h2>How it was made</h2><p>Texts are cut at {cut['cut']} tokens, for base and tuned alike; nDCG@10 of "
+        f"the base on "
         f"training-side queries against a sample of passages: {_e(tried)}. {queries}.</p>"
         f"{_table(['stage', 'took', 'finished'], sorted(seconds, key=lambda r: r[2]))}"
-        f"<details><summary>run.toml</summary><pre>{_e((run.path / 'run.toml').read_text(encoding='utf-8'))}</pre></details>"
+        f"<details><summary>run.toml</summary><pre>{_e(toml)}</pre></details>"
     )

@@ -93,9 +93,13 @@ def sentence(comparison: Comparison, name: str) -> str:
     half = (c.high - c.low) / 2
     if c.p_value < 0.05 and (c.low > 0 or c.high < 0):
         word = "better" if c.difference > 0 else "worse"
-        return f"{name} is {word} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to {c.mean_a:.3f}; {interval}; {p})"
+        return (
+            f"{name} is {word} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to "
+            f"{c.mean_a:.3f}; {interval}; {p})"
+        )
     return (
-        f"{name} is not distinguishable from the base: {c.difference:+.3f} nDCG@10 ({interval}; {p}); {c.queries} queries "
+        f"{name} is not distinguishable from the base: {c.difference:+.3f} nDCG@10 ({interval}; {p}); "
+        f"{c.queries} queries "
         f"can show a difference of {c.detectable:.3f}"
     )
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from tokay.evaluate.metrics import evaluate_run, judged_share
 from tokay.evaluate.significance import Comparison, compare, sentence
 from tokay.records import Hit, Judgment, Query, Score
-from tokay.search.dense import top_k
+from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import choose_weight, fuse
 from tokay.settings import EvaluateSettings
-from tokay.vectors import unit
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Indices of passages and their scores, (Q, depth) each, best first; index -1 where there is nothing."""
@@ -193,14 +192,10 @@ def as_run(ranking: Ranking, query_ids: Sequence[str], ids: Sequence[str]) -> di
     }
 
 
-def hits_of(
-    systems: Iterable[System], query_ids: Sequence[str], ids: Sequence[str], *, depth: int
-) -> Iterable[Hit]:
+def hits_of(systems: Iterable[System], query_ids: Sequence[str], ids: Sequence[str], *, depth: int) -> Iterable[Hit]:
     """The top of every ranking as records."""
     for system in systems:
-        for query_id, row, found in zip(
-            query_ids, *(part[:, :depth].tolist() for part in system.ranking), strict=True
-        ):
+        for query_id, row, found in zip(query_ids, *(part[:, :depth].tolist() for part in system.ranking), strict=True):
             for rank, (i, score) in enumerate(zip(row, found, strict=True), 1):
                 if i >= 0:
                     yield Hit(system.label, query_id, rank, ids[i], score)

@@ -18,7 +18,7 @@ LONGEST_WAIT = 60.0
 
 
 def endpoint(url: str) -> tuple[str, str]:
-    """Base URL and key: ``url``, else ``$OPENAI_BASE_URL``, else OpenAI; ``$OPENAI_API_KEY``, which local servers need not.
+    """Base URL (``url``, else ``$OPENAI_BASE_URL``, else OpenAI) and ``$OPENAI_API_KEY``, which local servers need not.
 
     Raises:
         TokayError: the URL is none, or OpenAI's own is asked without a key.
@@ -28,13 +28,9 @@ def endpoint(url: str) -> tuple[str, str]:
         os.environ.get("OPENAI_API_KEY", ""),
     )
     if not base.startswith(("http://", "https://")):
-        raise TokayError(
-            f"--llm-url is {base!r}; expected http://… or https://…, such as http://127.0.0.1:8000/v1"
-        )
+        raise TokayError(f"--llm-url is {base!r}; expected http://… or https://…, such as http://127.0.0.1:8000/v1")
     if base == OPENAI and not key:
-        raise TokayError(
-            "OPENAI_API_KEY is not set; set it, or point --llm-url at a server that needs no key"
-        )
+        raise TokayError("OPENAI_API_KEY is not set; set it, or point --llm-url at a server that needs no key")
     return base, key
 
 
@@ -49,9 +45,7 @@ class ChatModel(Protocol):
     def name(self) -> str:
         """As the user named it, such as ``openai:gpt-4o-mini``."""
 
-    async def complete(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0
-    ) -> Answer:
+    async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
         """The model's answer. A higher ``attempt`` asks again where the answer before could not be used."""
 
     async def close(self) -> None:
@@ -109,9 +103,7 @@ class ChatClient:
         """Close all connections."""
         await self._http.aclose()
 
-    async def complete(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0
-    ) -> Answer:
+    async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
         """The answer to a prompt, from the ledger when it was given before; temperature 0.
 
         Raises:
@@ -169,7 +161,8 @@ class ChatClient:
         except (ValueError, KeyError, IndexError, TypeError):
             if response.text.lstrip()[:1] == "<":
                 raise TokayError(
-                    f"{self.url} answered HTML, not JSON; expected the base URL of an OpenAI-compatible API, which mostly ends in /v1"
+                    f"{self.url} answered HTML, not JSON; expected the base URL of an OpenAI-compatible API, "
+                    f"which mostly ends in /v1"
                 ) from None
             return f"not a chat completion: {_excerpt(response.text)}"
         if not isinstance(text, str) or not text.strip():
@@ -184,7 +177,10 @@ class ChatClient:
         if status in (401, 403):
             return f"{self.url} refused the key in OPENAI_API_KEY (HTTP {status}: {said}); set the right one"
         if status == 404:
-            return f"{self.url} has no model {self.model!r} or no /chat/completions (HTTP 404: {said}); check --llm and --llm-url"
+            return (
+                f"{self.url} has no model {self.model!r} or no /chat/completions (HTTP 404: {said}); check "
+                f"--llm and --llm-url"
+            )
         if 300 <= status < 400:
             return f"{self.url} redirects (HTTP {status}); give the final address with --llm-url"
         return f"{self.url} refused the request (HTTP {status}: {said})"

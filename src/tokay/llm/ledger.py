@@ -56,9 +56,7 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
         except (OSError, sqlite3.DatabaseError) as error:
-            raise TokayError(
-                f"the ledger {path} cannot be opened: {error}; move it away to start a new one"
-            ) from error
+            raise TokayError(f"the ledger {path} cannot be opened: {error}; move it away to start a new one") from error
         self.path = path
 
     def get(self, key: str) -> Answer | None:
@@ -92,12 +90,11 @@ class Ledger:
         """Fold the write-ahead log into the file."""
         self._db.close()
 
-    def _write(
-        self, request: Mapping[str, Any], key: str, status: str, text: str, reason: str, answer: Answer
-    ) -> None:
+    def _write(self, request: Mapping[str, Any], key: str, status: str, text: str, reason: str, answer: Answer) -> None:
         try:
             self._db.execute(
-                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,1,?) ON CONFLICT(key) DO UPDATE SET status=excluded.status,"
+                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,1,?) ON CONFLICT(key) DO UPDATE SET "
+                "status=excluded.status,"
                 " answer=excluded.answer, reason=excluded.reason, prompt_tokens=excluded.prompt_tokens,"
                 " completion_tokens=excluded.completion_tokens, seconds=excluded.seconds, attempts=attempts+1,"
                 " created=excluded.created",
@@ -116,5 +113,6 @@ class Ledger:
             )
         except sqlite3.OperationalError as error:
             raise TokayError(
-                f"the ledger {self.path} cannot be written ({error}); nothing that was paid for is lost: make room and run again"
+                f"the ledger {self.path} cannot be written ({error}); nothing that was paid for is lost: make "
+                f"room and run again"
             ) from error

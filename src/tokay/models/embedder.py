@@ -72,9 +72,7 @@ class Embedder(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
             backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
-            raise TokayError(
-                f"{folder} cannot be loaded as a transformers model: {_first_line(error)}"
-            ) from error
+            raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
         limit = min(config.max_tokens or 10**9, *_position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -173,13 +171,10 @@ class Embedder(nn.Module):
         if kind not in ("query", "passage"):
             raise TokayError(f"kind is {kind!r}; expected 'query' or 'passage'")
         if dim is not None and not 1 <= dim <= self.width:
-            raise TokayError(
-                f"dim is {dim}; this model has vectors of {self.width} numbers, so 1 to {self.width}"
-            )
+            raise TokayError(f"dim is {dim}; this model has vectors of {self.width} numbers, so 1 to {self.width}")
         progress = progress or Silent()
         parts = [
-            self._encode_window(window, dim, progress)
-            for window in _windows(self._written(texts, kind, titles, task))
+            self._encode_window(window, dim, progress) for window in _windows(self._written(texts, kind, titles, task))
         ]
         return np.concatenate(parts) if parts else np.zeros((0, dim or self.width), np.float32)
 
@@ -194,9 +189,7 @@ class Embedder(nn.Module):
         return (prompts.write_passage(text, title) for text, title in zip(texts, titles, strict=True))
 
     @torch.inference_mode()
-    def _encode_window(
-        self, texts: Sequence[str], dim: int | None, progress: Progress
-    ) -> NDArray[np.float32]:
+    def _encode_window(self, texts: Sequence[str], dim: int | None, progress: Progress) -> NDArray[np.float32]:
         ids = self.tokenize(texts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         vectors = np.empty((len(ids), dim or self.width), np.float32)
@@ -271,9 +264,7 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
     plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
     if not (folder / "modules.json").is_file():
         return plain, folder
-    modules = {
-        entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")
-    }
+    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
     unknown = [name for name in modules if name not in _MODULES]
     if unknown or "Transformer" not in modules:
         raise TokayError(
@@ -306,9 +297,7 @@ def _read_pooling(folder: Path) -> Pooling:
             f"{folder / 'config.json'} pools by {mode or 'nothing'!r}; Tokay knows mean, cls and lasttoken"
         )
     if entries.get("include_prompt") is False:
-        raise TokayError(
-            f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do"
-        )
+        raise TokayError(f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do")
     return mode  # type: ignore[no-any-return]
 
 
@@ -361,9 +350,7 @@ def _position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
     limits = [int(min(tokenizer.model_max_length, 10**9))]
     positions = getattr(backbone.config, "max_position_embeddings", None)
     if positions:  # RoBERTa's positions start behind the padding index
-        offset = (
-            2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
-        )
+        offset = 2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
         limits.append(int(positions) - offset)
     return limits
 

@@ -35,7 +35,8 @@ def find_model(name_or_path: str | Path) -> Path:
         raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise TokayError(
-            f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as BAAI/bge-small-en-v1.5"
+            f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as "
+            f"BAAI/bge-small-en-v1.5"
         )
     return _from_hub(name)
 
@@ -63,11 +64,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except RepositoryNotFoundError as error:
-        raise TokayError(
-            f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder"
-        ) from error
+        raise TokayError(f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TokayError(
-            f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}"
-        ) from error
+        raise TokayError(f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}") from error

@@ -32,9 +32,7 @@ class BM25:
         self._stem = Stemmer.Stemmer("english").stemWord
         self._stemmed: dict[str, str] = {}
         self._ids: dict[str, int] = {}
-        tokens = [
-            [self._ids.setdefault(token, len(self._ids)) for token in self._tokens(text)] for text in texts
-        ]
+        tokens = [[self._ids.setdefault(token, len(self._ids)) for token in self._tokens(text)] for text in texts]
         self._count = len(tokens)
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
         if self._ids:

@@ -9,6 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
+    """The first ``dim`` numbers of each row, at length 1; a zero row stays zero."""
+    kept = vectors[:, :dim]
+    lengths = np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    return np.asarray(kept / lengths, np.float32)
+
+
 def top_k(
     queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, *, block: int = 8192
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

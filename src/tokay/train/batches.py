@@ -27,9 +27,7 @@ class Batch:
     allowed_queries: Tensor
 
 
-def epochs(
-    examples: Sequence[Example], *, batch_size: int, epochs: int, seed: int
-) -> Iterator[list[Example]]:
+def epochs(examples: Sequence[Example], *, batch_size: int, epochs: int, seed: int) -> Iterator[list[Example]]:
     """Shuffled rows of each epoch in batches of ``batch_size``.
 
     The last short batch of an epoch is filled up with the first rows of the next shuffle's order, so that every
@@ -57,9 +55,7 @@ def make_batch(rows: Sequence[Example], *, mask_false_negatives: bool) -> Batch:
     A row sees every row's positive and its own hard negatives. With ``mask_false_negatives`` it does not see
     passages that were judged to answer it (grade >= 2), nor, in the same tower, queries whose positive answers it.
     """
-    passage_ids = list(
-        dict.fromkeys([*(r.positive_id for r in rows), *(n for r in rows for n in r.negative_ids)])
-    )
+    passage_ids = list(dict.fromkeys([*(r.positive_id for r in rows), *(n for r in rows for n in r.negative_ids)]))
     column = {passage_id: c for c, passage_id in enumerate(passage_ids)}
     positives = [column[row.positive_id] for row in rows]
     allowed = np.zeros((len(rows), len(passage_ids)), bool)

@@ -73,15 +73,11 @@ def train_embedder(
             allowed_queries=batch.allowed_queries.to(vectors.device) if settings.same_tower else None,
             temperature=settings.temperature,
         )
-        return matryoshka(
-            loss, vectors[:rows], vectors[rows:], dims=embedder.config.dims or (embedder.width,)
-        )
+        return matryoshka(loss, vectors[:rows], vectors[rows:], dims=embedder.config.dims or (embedder.width,))
 
     batches = (
         make_batch(rows, mask_false_negatives=settings.mask_false_negatives)
-        for rows in epochs(
-            examples, batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed
-        )
+        for rows in epochs(examples, batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed)
     )
     yield from train(
         embedder,
@@ -147,11 +143,7 @@ def distil_base(
         for step in train_embedder(tuned, examples, passages, settings):
             seen += settings.batch_size
             average = step.loss if not step.step else 0.9 * average + 0.1 * step.loss
-            file.write(
-                json.dumps({"step": step.step, "loss": step.loss, "learning_rate": step.learning_rate}) + "\n"
-            )
-            progress.advance(
-                note=f"loss {average:.3f}, {seen / (time.perf_counter() - began):.0f} examples/s"
-            )
+            file.write(json.dumps({"step": step.step, "loss": step.loss, "learning_rate": step.learning_rate}) + "\n")
+            progress.advance(note=f"loss {average:.3f}, {seen / (time.perf_counter() - began):.0f} examples/s")
     interpolate(tuned, base, settings.soup)
     tuned.save(folder)

@@ -70,9 +70,7 @@ def train(
             group["lr"] = learning_rate * rate_at(step, steps=steps, warmup=warmup)
         loss = loss_of(batch)
         if not torch.isfinite(loss):
-            raise TokayError(
-                f"the loss is {loss.item()} at step {step}; lower train.learning_rate ({learning_rate})"
-            )
+            raise TokayError(f"the loss is {loss.item()} at step {step}; lower train.learning_rate ({learning_rate})")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, max_norm)
         optimizer.step()

@@ -46,9 +46,7 @@ def contrastive(
     seen = allowed.scatter(1, target[:, None], True)
     columns = scores.masked_fill(~seen, -torch.inf)
     if allowed_queries is not None:
-        columns = torch.cat(
-            [columns, (q @ q.T / temperature).masked_fill(~allowed_queries, -torch.inf)], dim=1
-        )
+        columns = torch.cat([columns, (q @ q.T / temperature).masked_fill(~allowed_queries, -torch.inf)], dim=1)
     return (columns.logsumexp(1) - positive).mean()
 
 

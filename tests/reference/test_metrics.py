@@ -1,0 +1,51 @@
+"""Equality with pytrec_eval (trec_eval's own C code) and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import pytrec_eval
+import scipy.stats
+
+from tokay.evaluate.metrics import METRICS, evaluate_run
+from tokay.evaluate.significance import compare
+
+pytestmark = pytest.mark.reference
+NAMES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100", "mrr": "recip_rank"}
+
+
+def test_a_thousand_random_runs_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"d{i}" for i in range(150)] + ["é", "Z", "a-b", "10", "9"]
+    for trial in range(1000):
+        judged = rng.choice(ids, size=rng.integers(1, 30), replace=False)
+        qrels = {"q": {str(d): int(rng.integers(-1, 4)) for d in judged}}
+        found = rng.choice(ids, size=rng.integers(1, 140), replace=False)
+        levels = int(rng.integers(1, 12))  # few levels: many ties
+        noise = 1e-9 if trial % 2 else 0.0  # below float32: trec_eval sees a tie
+        run = {"q": {str(d): float(rng.integers(0, levels)) / 7 + noise * float(rng.random()) for d in found}}
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recall", "recip_rank"}).evaluate(run)["q"]
+        ours = evaluate_run(qrels, run)
+        for metric in METRICS:
+            assert ours[metric]["q"] == pytest.approx(theirs[NAMES[metric]], abs=1e-6), (trial, metric)
+
+
+def test_randomisation_test_equals_scipy() -> None:
+    rng = np.random.default_rng(1)
+    for n in (5, 9):
+        a, b = rng.random(n), rng.random(n)
+        exact = scipy.stats.permutation_test(
+            (a, b), lambda x, y: (x - y).mean(), permutation_type="samples", n_resamples=np.inf
+        ).pvalue
+        assert compare(a, b, resamples=200_000).p_value == pytest.approx(exact, abs=0.005)
+
+
+def test_bootstrap_interval_equals_scipy() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.random(80), rng.random(80)
+    theirs = scipy.stats.bootstrap(
+        (a - b,), np.mean, n_resamples=50_000, method="percentile", rng=3
+    ).confidence_interval
+    ours = compare(a, b, resamples=50_000)
+    assert ours.low == pytest.approx(theirs.low, abs=0.003)
+    assert ours.high == pytest.approx(theirs.high, abs=0.003)
