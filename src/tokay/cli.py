@@ -210,7 +210,7 @@ def search(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write RUN/report.html again: verdict, funnel, wins and losses, samples of the data."""
-    from tokay.evaluate.report import write_report
+    from tokay.report import write_report
 
     out.print(escape(str(write_report(tokay.open_run(run)))))
 

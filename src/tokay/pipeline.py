@@ -17,8 +17,7 @@ from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
-from tokay.evaluate.qrels import read_labels, write_beir
-from tokay.evaluate.report import write_report
+from tokay.evaluate.qrels import check_labels, read_labels, write_beir
 from tokay.evaluate.verdict import (
     Ranking,
     Side,
@@ -44,6 +43,7 @@ from tokay.records import (
     Query,
     Score,
 )
+from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.settings import Settings, resolve, to_toml
@@ -163,6 +163,8 @@ def run_distillation(
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if settings.queries or settings.qrels:
+        check_labels(settings.queries, settings.qrels)
     with Run(out, writable=True) as run:
         annotator = annotator_of(settings, run.path)
         run.write_settings(to_toml(settings))

@@ -62,6 +62,14 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 
 
+def check_labels(queries: str, qrels: str) -> None:
+    """Raise what ``read_labels`` would raise of the files themselves, before any work is done."""
+    for _ in _queries(_existing(queries, "--queries")):
+        pass
+    for _ in _qrels(_existing(qrels, "--qrels"), "test"):
+        pass
+
+
 def _existing(name: str, option: str) -> Path:
     path = Path(name).expanduser()
     if not name:

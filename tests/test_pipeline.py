@@ -1,0 +1,290 @@
+"""The whole way on a small corpus with a recorded annotator and a two-layer base, through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tokay
+from fake_llm import FakeLLM
+from tiny import WORDS, tiny_base
+from tokay import cli
+from tokay.records import Document, Example, Judgment, Passage, Query, Score, sha256_text
+
+HOSTILE = '<script>alert("x")</script> </pre> \u202e [bold]not markup[/bold] '
+FAST = [
+    "--set",
+    "train.batch_size=8",
+    "--set",
+    "train.learning_rate=0.002",
+    "--set",
+    "train.dims=[16]",
+    "--set",
+    "evaluate.resamples=200",
+]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 40 documents as JSONL, its recording, and labelled queries beside it."""
+    folder = tmp_path_factory.mktemp("material")
+    rng = np.random.default_rng(0)
+    texts = {f"p{i:02d}": " ".join(rng.choice(WORDS, 12, replace=False)) for i in range(40)}
+    texts |= {i: HOSTILE + t for i, t in texts.items() if int(i[1:]) % 4 == 1}
+    (folder / "docs.jsonl").write_text(
+        "".join(json.dumps({"_id": i, "title": f"title {i} \x07", "text": t}) + "\n" for i, t in texts.items())
+        + "not json\n"
+    )
+    rows = [
+        {
+            "query_id": f"{i}#{k}",
+            "seed_id": i,
+            "seed_sha256": sha256_text(t),
+            "task": "find it",
+            "query": (HOSTILE if "<" in t else "") + " ".join(t.split()[-3 - k :]),
+            "judged": k == 0,
+        }
+        for i, t in texts.items()
+        for k in (0, 1)
+    ]
+    ids = list(texts)
+    judgments = [
+        {
+            "query_id": f"{i}#0",
+            "passage_id": ids[(n + step) % 40],
+            "passage_sha256": sha256_text(texts[ids[(n + step) % 40]]),
+            "grade": grade,
+            "best": step == (1 if n % 5 == 0 else 0),
+        }
+        for n, i in enumerate(ids)
+        for step, grade in ((0, 2 if n % 5 == 0 else 3), (1, 3 if n % 5 == 0 else 1), (2, 0))
+    ]
+    recording = folder / "recording"
+    recording.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), recording / "queries.parquet")
+    pq.write_table(pa.Table.from_pylist(judgments), recording / "judgments.parquet")
+    (folder / "queries.tsv").write_text("".join(f"u{n}\t{texts[i].split()[3]} please\n" for n, i in enumerate(ids[:9])))
+    (folder / "qrels.tsv").write_text("".join(f"u{n} 0 {i} 1\n" for n, i in enumerate(ids[:9])))
+    return folder
+
+
+def call(*arguments: object) -> int:
+    """The command line as a user calls it; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["tokay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def run(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    labels = ("--queries", material / "queries.tsv", "--qrels", material / "qrels.tsv")
+    arguments = (
+        "distill",
+        material / "docs.jsonl",
+        "--llm",
+        f"recorded:{material / 'recording'}",
+        "--base",
+        tiny_base(),
+    )
+    assert call(*arguments, "--out", out, *labels, *FAST) == 0
+    return out
+
+
+def test_stages_leave_records_that_trace_back(run: Path) -> None:
+    store = tokay.open_run(run)
+    passages = {p.passage_id: p for p in store.table("corpus", "passages", Passage)}
+    queries = {q.query_id: q for q in store.table("generate", "queries", Query)}
+    assert (len(passages), len(queries)) == (40, 80)
+    assert store.rows("corpus", "skipped") == 1
+    part = {d.document_id: d.part for d in store.table("split", "documents", Document)}
+    judged = {(j.query_id, j.passage_id): j.grade for j in store.table("judge", "judgments", Judgment)}
+    assert len(judged) == 120
+    for example in store.table("examples", "examples", Example):
+        query = queries[example.query_id]
+        assert query.answer_id == f"recorded:recording queries.parquet {query.query_id}"
+        assert query.part == example.part == part[passages[example.seed_id].document_id]
+        assert example.relabelled == (example.positive_id != example.seed_id)
+        if example.part == "train":
+            assert part[passages[example.positive_id].document_id] == "train"
+        if example.relabelled:
+            assert judged[query.query_id, example.positive_id] > judged[query.query_id, example.seed_id]
+    relabelled = [e for e in store.table("examples", "examples", Example) if e.relabelled]
+    assert relabelled
+
+
+def test_the_verdict_has_every_row(run: Path) -> None:
+    verdict = tokay.open_run(run).read_json("evaluate", "verdict")
+    labels = [row["label"] for row in verdict["rows"]]
+    assert labels == ["BM25", "base @ 32", "base @ 16", "tuned @ 32", "tuned @ 16", "base+BM25 @ 32", "tuned+BM25 @ 32"]
+    assert verdict["use"] == ("tuned" if verdict["better"] else "base")
+    assert set(verdict["weights"]) == {"base", "tuned"}
+    scores = list(tokay.open_run(run).table("evaluate", "scores", Score))
+    mean = np.mean([s.value for s in scores if (s.system, s.dim, s.metric) == ("tuned", 16, "mrr")])
+    assert mean == pytest.approx(next(r["mrr"] for r in verdict["rows"] if r["label"] == "tuned @ 16"))
+    own = tokay.open_run(run).read_json("labels", "verdict")
+    assert own["queries"] == 9
+    assert (run / "evaluate" / "beir" / "qrels" / "test.tsv").is_file()
+
+
+def test_the_model_is_used_as_it_was_trained(run: Path) -> None:
+    model = tokay.Embedder.load(run / "train" / "model")
+    stored = np.load(run / "evaluate" / "tuned.npy")
+    passages = list(tokay.open_run(run).table("corpus", "passages", Passage))
+    again = model.encode([p.text for p in passages], kind="passage", titles=[p.title for p in passages])
+    np.testing.assert_allclose(again, stored, atol=2e-6)
+    assert model.config.dims == (32, 16)
+    assert not np.allclose(stored, np.load(run / "vectors" / "base.npy"))
+
+
+class Page(HTMLParser):
+    tags: list[str]
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+
+def test_the_report_shows_text_as_text(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    page = Page()
+    page.tags = []
+    page.feed(html)
+    assert "script" not in page.tags
+    assert "&lt;script&gt;alert(&quot;x&quot;)" in html
+    assert "\x07" not in html
+    assert not re.search(r"(src|href)\s*=", html)
+    for words in (
+        "Biggest wins",
+        "Biggest losses",
+        "Training rows, at random",
+        "about 15%",
+        "recorded:recording judgments.parquet",
+        "Your own queries",
+    ):
+        assert words in html
+
+
+def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("search", run, "alpha river", "--top", "3") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("title p") == 6
+    assert "[bold]" not in shown.replace("[bold]not markup[/bold]", "")
+    assert call("search", run, "alpha river", "--hybrid") == 0
+    relabelled = next(e for e in tokay.open_run(run).table("examples", "examples", Example) if e.relabelled)
+    assert call("trace", run, relabelled.query_id) == 0
+    shown = capsys.readouterr().out
+    assert "(relabelled)" in shown
+    assert "grade 3 best" in shown
+    (run / "report.html").unlink()
+    assert call("report", run) == 0
+    assert (run / "report.html").is_file()
+
+
+def test_refit_trains_on_everything_and_search_uses_it(
+    run: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    arguments = (
+        "distill",
+        material / "docs.jsonl",
+        "--llm",
+        f"recorded:{material / 'recording'}",
+        "--base",
+        tiny_base(),
+    )
+    assert call(*arguments, "--out", out, *FAST, "--refit") == 0
+    said = capsys.readouterr()
+    assert "train: unchanged" in said.err
+    assert f"model: {out}/refit/model" in said.out.replace("\n", "")
+    assert "refitted on all queries" in (out / "report.html").read_text()
+    assert call("search", out, "alpha") == 0
+    assert "tuned (used)" in capsys.readouterr().out
+
+
+def test_a_live_llm_is_paid_only_after_a_yes(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeLLM() as server:
+        arguments = (
+            "distill",
+            material / "docs.jsonl",
+            "--llm",
+            "openai:fake",
+            "--llm-url",
+            server.url,
+            "--base",
+            tiny_base(),
+            "--out",
+            tmp_path / "run",
+            *FAST,
+        )
+        assert call(*arguments, "--dry-run") == 0
+        assert "at most 120 LLM calls" in capsys.readouterr().err.replace("\n", " ")
+        assert call(*arguments) == 1
+        assert "nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)" in capsys.readouterr().err
+        assert not server.asked
+        assert call(*arguments, "--yes", "--set", "generate.queries_per_passage=1") == 0
+        assert 70 <= sum(server.asked.values()) <= 80
+    assert tokay.open_run(tmp_path / "run").rows("judge", "judgments") > 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a | {"documents": "./nowhere"}, "there is no file or folder ./nowhere"),
+        (lambda a: a | {"--base": "./nowhere"}, "there is no model folder ./nowhere"),
+        (lambda a: a | {"--llm": "recorded"}, "--llm recorded is the recording for python-stdlib"),
+        (lambda a: a | {"--llm": "recorded:/nowhere"}, "queries.parquet is missing"),
+        (lambda a: a | {"--llm": "claude"}, "expected recorded, recorded:FOLDER or openai:MODEL"),
+        (lambda a: a | {"--llm": "openai:x", "--llm-url": "ftp://x"}, "expected http://"),
+        (lambda a: a | {"--set": "train.epoch=3"}, "unknown setting 'train.epoch'"),
+        (lambda a: a | {"--qrels": "nowhere.tsv"}, "--queries is missing"),
+        (lambda a: a | {"--out": "docs.jsonl"}, "is a file; expected a folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    change: Callable[[dict[str, str]], dict[str, str]],
+    message: str,
+    material: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(material)
+    options = change(
+        {
+            "documents": "docs.jsonl",
+            "--llm": "recorded:recording",
+            "--base": str(tiny_base()),
+            "--out": str(tmp_path / "run"),
+        }
+    )
+    documents = options.pop("documents")
+    assert call("distill", documents, *(word for pair in options.items() for word in pair)) == 1
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_runs_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("search", tmp_path, "x"), ("report", tmp_path), ("trace", tmp_path, "q")):
+        assert call(*arguments) == 1
+        assert "is not a run folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_public_names() -> None:
+    assert all(getattr(tokay, name) is not None for name in tokay.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'distil'; it has"):
+        tokay.distil  # noqa: B018
