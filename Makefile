@@ -32,7 +32,7 @@ bench: $(READY)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file $(if $(DATA),--data $(DATA)) || exit 1; done
 
 docs: $(READY)
-	$(BIN)/python -m tokay.helptext docs/cli.md
+	$(BIN)/python tools/write_cli_docs.py docs/cli.md
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

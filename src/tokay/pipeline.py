@@ -63,8 +63,6 @@ CODE: dict[str, tuple[str, ...]] = {
 }
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
 
-NOTICE = "The ledger and the tables of a run hold the text of your documents; keep the folder as private as they are."
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -196,6 +194,20 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
     )
 
 
+class _Numbered:
+    """Puts the number of the stage before what it reports."""
+
+    def __init__(self, inner: Progress, stages: int) -> None:
+        self.inner = inner
+        self.stages = stages
+        self.number = 0
+        self.advance = inner.advance
+        self.say = inner.say
+
+    def start(self, what: str, total: int | None) -> None:
+        self.inner.start(f"{self.number}/{self.stages} {what}", total)
+
+
 class _Distillation:
     """The stages in order. Each method is one: what it depends on, and the work."""
 
@@ -213,7 +225,7 @@ class _Distillation:
         self.source = source
         self.annotator = annotator
         self.base_folder = base
-        self.progress = progress
+        self.progress = _Numbered(progress, 9 + bool(settings.qrels) + settings.refit)
         self.done: list[str] = []
 
     def dry_run(self) -> None:
@@ -252,6 +264,7 @@ class _Distillation:
         reads: Sequence[str],
         code: str = "",
     ) -> None:
+        self.progress.number += 1
         result = self.store.stage(name, work, settings=settings, reads=reads, code=CODE[code or name])
         if result.fresh:
             self.done.append(name)
@@ -280,7 +293,6 @@ class _Distillation:
 
     def corpus(self) -> None:
         settings = self.settings.corpus
-        self.progress.start("reading documents", None)
 
         def work(out: StageOutput) -> None:
             write_corpus(

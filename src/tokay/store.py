@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokay.errors import TokayError
@@ -170,9 +169,9 @@ class Run:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         work(StageOutput(temporary))
-        _forget = self.manifest()
-        _forget.pop(name, None)
-        self._save(_forget)  # from here to the last line the stage counts as not done
+        unfinished = self.manifest()
+        unfinished.pop(name, None)
+        self._save(unfinished)  # from here to the last line the stage counts as not done
         if final.exists():
             shutil.rmtree(final)
         temporary.replace(final)
@@ -265,7 +264,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _hash_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -301,8 +300,3 @@ def _tree(file: Path) -> str:
                 if isinstance(body[0].value.value, str):  # type: ignore[attr-defined]
                     body.pop(0)
     return ast.dump(tree)
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """A whole Parquet file that is known to be small."""
-    return pq.read_table(path)
