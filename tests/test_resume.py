@@ -128,7 +128,10 @@ def whole(documents: Path, server: FakeLLM, tmp_path_factory: pytest.TempPathFac
     return contents(out), events
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KILLS = int(os.environ.get("TOKAY_KILLS", "5"))
+
+
+@settings(max_examples=KILLS, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1))
 def test_killed_anywhere_it_ends_the_same(
     share: float,

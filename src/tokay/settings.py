@@ -97,12 +97,17 @@ class TrainSettings(_Section):
         description="cut of every text, base and tuned alike; 0: chosen on the training side among 128 and 256",
     )
     epochs: Annotated[int, Field(ge=0, le=1000)] = 2
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; no worse than 64 (docs/log.md)")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-4, description="better than 5e-5, 2e-4 no better (docs/log.md)"
+    )
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
-    same_tower: bool = Field(True, description="other queries as negatives: a term of Gecko's loss (appendix B)")
+    same_tower: bool = Field(
+        False,
+        description="other queries as negatives, a term of Gecko's loss (appendix B); no gain here, so off (docs/log.md)",
+    )
     mask_false_negatives: bool = True
     dims: tuple[int, ...] = Field(
         (384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out"

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels, write_beir
-from tokay.records import Passage
+from tokay.evaluate.qrels import read_labels, write_beir, write_trec_run
+from tokay.records import Hit, Passage
 
 KNOWN = {"p1", "p2"}
 
@@ -95,3 +96,56 @@ def test_a_beir_folder_is_read_back(tmp_path: Path) -> None:
         "title": "t",
         "text": "text ü",
     }
+
+
+def test_folders_are_looked_into(tmp_path: Path) -> None:
+    passages = [Passage(i, "d", "t", "x", "", "") for i in ('a "b" c', "p2")]
+    qrels = {"q0": {'a "b" c': 1}, "q1": {"p2": 1}}
+    write_beir(tmp_path / "b", passages, {"q0": "a", "q1": "b"}, qrels, split="dev")
+    for folder in (tmp_path / "b", tmp_path / "b/qrels"):
+        known = {p.passage_id for p in passages}
+        assert read_labels(str(tmp_path / "b"), str(folder), known_ids=known, split="dev").qrels == qrels
+    with pytest.raises(TokayError, match=r"--qrels .* the folder has none of qrels/test.tsv, test.tsv"):
+        read_labels(str(tmp_path / "b"), str(tmp_path / "b"), known_ids=KNOWN)
+
+
+@pytest.mark.parametrize("grade", [1.5, None, "high"])
+def test_a_grade_in_parquet_that_is_no_whole_number(queries: str, tmp_path: Path, grade: object) -> None:
+    rows = {"query-id": ["q0", "q1"], "corpus-id": ["p1", "p2"], "score": [grade, None]}
+    pq.write_table(pa.table(rows), tmp_path / "r.parquet")
+    with pytest.raises(TokayError, match=r"row 1: expected a whole number as score, got"):
+        read_labels(queries, str(tmp_path / "r.parquet"), known_ids=KNOWN)
+
+
+def test_a_parquet_file_of_other_splits(queries: str, tmp_path: Path) -> None:
+    rows = {"split": ["train", "dev"], "query_id": ["q0", "q1"], "corpus_id": ["p1", "p2"], "score": [1, 1]}
+    pq.write_table(pa.table(rows), tmp_path / "r.parquet")
+    with pytest.raises(TokayError, match=r"has the splits dev, train; expected 'test'"):
+        read_labels(queries, str(tmp_path / "r.parquet"), known_ids=KNOWN)
+
+
+def test_a_query_without_text_is_not_the_word_none(queries: str, tmp_path: Path) -> None:
+    (tmp_path / "null.jsonl").write_text('{"_id": "q0", "text": null}\n')
+    with pytest.raises(TokayError, match=r"line 1: expected"):
+        read_labels(str(tmp_path / "null.jsonl"), queries, known_ids=KNOWN)
+    pq.write_table(pa.table({"_id": ["q0", "q1"], "text": ["a", None]}), tmp_path / "null.parquet")
+    with pytest.raises(TokayError, match=r"row 2: expected an _id and a text"):
+        read_labels(str(tmp_path / "null.parquet"), queries, known_ids=KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("known", "hint"),
+    [({"p1#0", "p2#0"}, r"corpus split 'p1' into 'p1#0'.*--set corpus.chunk=never"), ({"faq:1"}, r"such as 'faq:1'")],
+)
+def test_ids_that_do_not_fit_are_shown(queries: str, tmp_path: Path, known: set[str], hint: str) -> None:
+    (tmp_path / "r.tsv").write_text("q0\tp1\t1\nq1\tp2\t1\n")
+    with pytest.raises(TokayError, match=hint):
+        read_labels(queries, str(tmp_path / "r.tsv"), known_ids=known)
+
+
+def test_a_trec_run_has_six_fields_whatever_the_ids(tmp_path: Path) -> None:
+    hits = [Hit("base @ 384", "q 1", 1, "my notes.md#0", 0.5), Hit("BM25", "q2", 2, "50%", 0.1)]
+    write_trec_run(tmp_path / "run.txt", hits)
+    rows = [line.split(" ") for line in (tmp_path / "run.txt").read_text().splitlines()]
+    assert rows[0] == ["q%201", "Q0", "my%20notes.md#0", "1", "0.5", "base%20@%20384"]
+    assert [unquote(row[2]) for row in rows] == [hit.passage_id for hit in hits]

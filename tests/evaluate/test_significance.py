@@ -84,3 +84,24 @@ def test_too_little_to_compare() -> None:
         compare([], [])
     one = compare([0.5], [0.1], resamples=100)
     assert (one.detectable, one.p_value) == (1.0, 1.0)
+
+
+@given(values, st.lists(st.integers(0, 5), min_size=30, max_size=30))
+def test_swapping_the_systems_changes_nothing_but_the_sign(pairs: list[tuple[float, float]], groups: list[int]) -> None:
+    a, b = zip(*pairs, strict=True)
+    one = compare(a, b, groups=groups[: len(a)], resamples=200)
+    other = compare(b, a, groups=groups[: len(a)], resamples=200)
+    assert (one.p_value, one.difference) == (other.p_value, -other.difference)
+    if one.difference and one.low > -1:
+        assert (one.low, one.high) == (-other.high, -other.low)
+
+
+def test_one_group_says_nothing_about_others() -> None:
+    c = compare([0.9, 0.8, 0.7], [0.1, 0.1, 0.1], groups=["p", "p", "p"], resamples=200)
+    assert (c.low, c.high, c.p_value, c.detectable) == (-1.0, 1.0, 1.0, 1.0)
+    assert "not distinguishable" in sentence(c, "tuned")
+
+
+def test_a_value_that_is_not_a_number() -> None:
+    with pytest.raises(TokayError, match=r"1 of 4 values are not finite"):
+        compare([0.5, float("nan")], [0.1, 0.2])

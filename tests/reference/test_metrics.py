@@ -49,3 +49,23 @@ def test_bootstrap_interval_equals_scipy() -> None:
     ours = compare(a, b, resamples=50_000)
     assert ours.low == pytest.approx(theirs.low, abs=0.003)
     assert ours.high == pytest.approx(theirs.high, abs=0.003)
+
+
+def test_many_queries_some_without_a_relevant_passage_or_a_ranking() -> None:
+    qrels = {"a": {"x": 1}, "none": {"x": 0, "y": -1}, "missing": {"x": 1}}
+    run = {"a": {"y": 1.0, "x": 1.0}, "none": {"x": 1.0}, "unlabelled": {"x": 1.0}}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut", "recall", "recip_rank"}).evaluate(run)
+    ours = evaluate_run(qrels, run)
+    for metric in METRICS:
+        assert {q: theirs[q][NAMES[metric]] for q in theirs} == {q: ours[metric][q] for q in ("a", "none")}
+        assert ours[metric]["missing"] == 0.0  # trec_eval leaves it out
+
+
+def test_randomisation_test_of_groups_equals_scipy_on_their_sums() -> None:
+    rng = np.random.default_rng(4)
+    a, b, groups = rng.random(24), rng.random(24), np.repeat(np.arange(8), 3)
+    sums = np.bincount(groups, a - b)
+    exact = scipy.stats.permutation_test(
+        (sums,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=False
+    ).pvalue
+    assert compare(a, b, groups=groups.tolist(), resamples=200_000).p_value == pytest.approx(exact, abs=0.005)

@@ -111,3 +111,34 @@ def test_importing_loads_no_torch(module: str) -> None:
         f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.integers(0, 1000), st.integers(1, 90))
+def test_blocks_do_not_matter_where_products_are_rounded(seed: int, block: int) -> None:
+    rng = np.random.default_rng(seed)
+    q, p = rng.normal(size=(4, 384)).astype(np.float32), rng.normal(size=(90, 384)).astype(np.float32)
+    p[[40, 89]] = p[3]  # the same passage three times, in different places of a block
+    q[0] = p[3]
+    whole, cut = top_k(q, p, 12), top_k(q, p, 12, block=block)
+    assert whole[0][0, :3].tolist() == [3, 40, 89]
+    for part in (0, 1):
+        np.testing.assert_array_equal(whole[part], cut[part])
+        np.testing.assert_array_equal(top_k(q[1:2], p, 12)[part][0], whole[part][1])  # alone and among others
+    exact = (p.astype(np.float64)[None] * q[:, None]).sum(-1).astype(np.float32)
+    np.testing.assert_array_equal(whole[0], np.argsort(-exact, axis=1, kind="stable")[:, :12])
+
+
+def test_a_vector_of_zeros_ties_with_everything() -> None:
+    indices, scores = top_k(np.zeros((1, 4), np.float32), np.ones((9, 4), np.float32), 3, block=2)
+    assert (indices.tolist(), scores.tolist()) == ([[0, 1, 2]], [[0.0, 0.0, 0.0]])
+
+
+def test_names_with_outer_underscores_and_words_beyond_ascii() -> None:
+    assert list(tokenize("__init__ _private")) == ["__init__", "init", "_private", "private"]
+    assert list(tokenize("ÉCOLE Über größe_2")) == ["école", "über", "größe_2", "größe", "2"]
+    assert BM25(["def __init__(self)", "other"]).search(["init"], 1)[0].tolist() == [[0]]
+
+
+def test_bm25_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    BM25(["one text", "two texts"]).search(["text"], 2)
+    assert capfd.readouterr() == ("", "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokay.errors import TokayError
-from tokay.records import Passage
+from tokay.records import Hit, Passage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,25 +31,28 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
     """Read queries and their relevance labels.
 
     Args:
-        queries: ``.jsonl`` (``_id``, ``text``), ``.tsv`` (id, text) or ``.parquet`` (``_id``, ``text``).
-        qrels: BEIR ``.tsv`` (header, then query-id, corpus-id, score), TREC (query, 0, passage, grade) or ``.parquet``
-            (query_id, corpus_id, score and perhaps split).
+        queries: ``.jsonl`` (``_id``, ``text``), ``.tsv`` (id, text), ``.parquet`` (``_id``, ``text``), or a BEIR
+            folder that holds one of them as ``queries.*``.
+        qrels: BEIR ``.tsv`` (header, then query-id, corpus-id, score), TREC (query, 0, passage, grade), ``.parquet``
+            (query_id, corpus_id, score and perhaps split), or a folder with ``qrels/<split>.tsv`` or ``qrels.*``.
         known_ids: the corpus's passage ids.
         split: rows of this split are used where a ``split`` column says so.
 
     Raises:
         TokayError: a missing or unreadable file, a row that is not as described, or no label that fits the corpus.
     """
-    texts = dict(_queries(_existing(queries, "--queries")))
+    texts = dict(_queries(_queries_file(queries)))
+    unknown = ""
     wanted: dict[str, dict[str, int]] = {}
     dropped = {
         "labels of unknown passages": 0,
         "labels of unknown queries": 0,
         "queries without a relevant passage": 0,
     }
-    for query_id, passage_id, grade in _qrels(_existing(qrels, "--qrels"), split):
+    for query_id, passage_id, grade in _qrels(_qrels_file(qrels, split), split):
         if passage_id not in known_ids:
             dropped["labels of unknown passages"] += 1
+            unknown = unknown or passage_id
         elif query_id not in texts:
             dropped["labels of unknown queries"] += 1
         else:
@@ -57,23 +62,49 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
     if len(kept) < 2:
         raise TokayError(
             f"{qrels}: {len(kept)} queries have a relevant passage of this corpus ({dropped}); expected the ids of the "
-            "corpus's _id column and of the queries' _id column"
+            f"corpus's _id column and of the queries' _id column{_hint(unknown, known_ids)}"
         )
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 
 
 def check_labels(queries: str, qrels: str) -> None:
     """Raise what ``read_labels`` would raise of the files themselves, before any work is done."""
-    for _ in _queries(_existing(queries, "--queries")):
+    for _ in _queries(_queries_file(queries)):
         pass
-    for _ in _qrels(_existing(qrels, "--qrels"), "test"):
+    for _ in _qrels(_qrels_file(qrels, "test"), "test"):
         pass
 
 
-def _existing(name: str, option: str) -> Path:
+def _hint(unknown: str, known_ids: set[str]) -> str:
+    """How the labels' ids and the corpus's differ, by an example of each."""
+    if not unknown or not known_ids:
+        return ""
+    if f"{unknown}#0" in known_ids:
+        return (
+            f"; the corpus split {unknown!r} into {unknown + '#0'!r} and so on: --set corpus.chunk=never keeps it whole"
+        )
+    return f"; the labels name {unknown!r}, the corpus has ids such as {min(known_ids)!r}"
+
+
+def _queries_file(name: str) -> Path:
+    return _existing(name, "--queries", [f"queries.{ending}" for ending in ("jsonl", "tsv", "parquet")])
+
+
+def _qrels_file(name: str, split: str) -> Path:
+    inside = [f"qrels/{split}.tsv", f"{split}.tsv", *(f"qrels.{ending}" for ending in ("tsv", "txt", "parquet"))]
+    return _existing(name, "--qrels", inside)
+
+
+def _existing(name: str, option: str, inside: list[str]) -> Path:
+    """The file of that name, or the first of ``inside`` in the folder of that name."""
     path = Path(name).expanduser()
     if not name:
         raise TokayError(f"{option} is missing; --queries and --qrels come together")
+    if path.is_dir():
+        found = next((path / file for file in inside if (path / file).is_file()), None)
+        if found is None:
+            raise TokayError(f"{option} {name}: the folder has none of {', '.join(inside)}")
+        return found
     if not path.is_file():
         raise TokayError(f"{option} {name}: there is no such file")
     return path
@@ -81,16 +112,22 @@ def _existing(name: str, option: str) -> Path:
 
 def _queries(path: Path) -> Iterator[tuple[str, str]]:
     if path.suffix == ".parquet":
-        yield from ((str(r["_id"]), str(r["text"])) for r in _parquet(path, ("_id", "text")))
+        for number, row in enumerate(_parquet(path, ("_id", "text")), 1):
+            if row["_id"] is None or not isinstance(row["text"], str):
+                raise TokayError(
+                    f"{path} row {number}: expected an _id and a text, got {row['_id']!r}, {row['text']!r}"
+                )
+            yield str(row["_id"]), row["text"]
     elif path.suffix == ".jsonl":
         for number, line in _lines(path):
             try:
                 row = json.loads(line)
-                yield str(row["_id"]), str(row["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise TokayError(
-                    f'{path} line {number}: expected {{"_id": …, "text": …}}, got {line[:80]!r}'
-                ) from error
+                query_id, text = row["_id"], row["text"]
+            except (ValueError, KeyError, TypeError):
+                query_id = text = None
+            if query_id is None or not isinstance(text, str):
+                raise TokayError(f'{path} line {number}: expected {{"_id": …, "text": …}}, got {line[:80]!r}')
+            yield str(query_id), text
     elif path.suffix == ".tsv":
         for number, line in _lines(path):
             query_id, tab, text = line.partition("\t")
@@ -103,12 +140,19 @@ def _queries(path: Path) -> Iterator[tuple[str, str]]:
 
 def _qrels(path: Path, split: str) -> Iterator[tuple[str, str, int]]:
     if path.suffix == ".parquet":
-        for row in _parquet(path, ("query_id", "corpus_id", "score")):
-            if row.get("split", split) in (split, None):
-                yield str(row["query_id"]), str(row["corpus_id"]), int(row["score"])
+        rows = _parquet(path, ("query_id", "corpus_id", "score"))
+        splits = {str(row["split"]) for row in rows if row.get("split") is not None}
+        if splits and split not in splits:
+            raise TokayError(f"{path} has the splits {', '.join(sorted(splits))}; expected {split!r} among them")
+        for number, row in enumerate(rows, 1):
+            if row.get("split", split) not in (split, None):
+                continue
+            if not _is_number(row["score"]):
+                raise TokayError(f"{path} row {number}: expected a whole number as score, got {row['score']!r}")
+            yield str(row["query_id"]), str(row["corpus_id"]), int(float(row["score"]))
         return
     for number, line in _lines(path):
-        cells = line.split("\t") if "\t" in line else line.split()
+        cells = next(csv.reader([line], delimiter="\t")) if "\t" in line else line.split()
         if number == 1 and len(cells) == 3 and not _is_number(cells[2]):
             continue  # BEIR's header
         if len(cells) not in (3, 4) or not _is_number(cells[-1]):
@@ -119,10 +163,11 @@ def _qrels(path: Path, split: str) -> Iterator[tuple[str, str, int]]:
         yield cells[0], cells[-2], int(float(cells[-1]))
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: Any) -> bool:
+    """Whether it is, or spells, a whole number."""
     try:
-        return float(text) == int(float(text))
-    except (ValueError, OverflowError):
+        return float(value) == int(float(value))
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -141,6 +186,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise TokayError(f"{path} is not a Parquet file: {error}") from error
+    table = table.rename_columns([name.replace("-", "_") for name in table.column_names])  # BEIR's "query-id"
     if missing := [name for name in columns if name not in table.column_names]:
         raise TokayError(f"{path} has the columns {', '.join(table.column_names)}; missing: {', '.join(missing)}")
     rows: list[dict[str, Any]] = table.to_pylist()
@@ -167,3 +213,19 @@ def write_beir(
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["query-id", "corpus-id", "score"])
         writer.writerows((q, p, grade) for q, grades in qrels.items() for p, grade in grades.items())
+
+
+def write_trec_run(path: Path, hits: Iterable[Hit]) -> None:
+    """Write one line ``query Q0 passage rank score system`` a hit, as trec_eval reads it.
+
+    White space separates fields there, so what of it stands in ids and names, and ``%``, is percent-encoded:
+    ``urllib.parse.unquote`` gives it back.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for hit in hits:
+            query_id, passage_id, system = map(_one_word, (hit.query_id, hit.passage_id, hit.system))
+            file.write(f"{query_id} Q0 {passage_id} {hit.rank} {hit.score!r} {system}\n")
+
+
+def _one_word(text: str) -> str:
+    return re.sub(r"[\s%]", lambda match: urllib.parse.quote(match.group()), text)

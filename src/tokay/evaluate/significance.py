@@ -51,6 +51,9 @@ def compare(
     CIKM 2007). The interval is the percentile bootstrap over groups of sum of differences / number of queries.
     ``detectable`` is (1.960 + 0.842) standard errors, the error being that of the ratio of sums over groups.
 
+    Neither the order of the queries nor which system is called ``a`` changes the result, its sign aside. A single
+    group says nothing about others: interval and ``detectable`` are then the whole range of a metric, -1 to 1 and 1.
+
     Args:
         a: values of the one system, by query.
         b: of the other, in the same order.
@@ -59,26 +62,29 @@ def compare(
         seed: same seed, same result.
 
     Raises:
-        TokayError: no queries, or lists of different length.
+        TokayError: no queries, lists of different length, or a value that is not a finite number.
     """
     if len(a) != len(b) or not len(a):
         raise TokayError(f"{len(a)} and {len(b)} values; expected two lists of the same length, at least 1")
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if bad := int((~np.isfinite(x)).sum() + (~np.isfinite(y)).sum()):
+        raise TokayError(f"{bad} of {2 * len(x)} values are not finite; expected a number for each query")
     sums, sizes = _by_group(x - y, groups)
-    difference = float(sums.sum() / sizes.sum())
-    rng = np.random.default_rng(seed)
-    flips, draws = _flipped(sums, resamples, rng), _resampled(sums, sizes, resamples, rng)
-    extreme = int((np.abs(flips) >= abs(sums.sum()) - 1e-12).sum())
-    low, high = np.quantile(draws, [0.025, 0.975])
     n = len(sums)
+    total = math.fsum(sums)  # correctly rounded, so that order does not matter
+    difference = total / float(sizes.sum())
+    rng = np.random.default_rng(seed)
+    flips = _flipped(np.abs(sums), resamples, rng)
+    extreme = int((np.abs(flips) >= abs(total) - 1e-12 * max(1.0, float(np.abs(sums).sum()))).sum())
+    low, high = _interval(sums, sizes, resamples, rng) if n > 1 else (-1.0, 1.0)
     residual = sums - difference * sizes
     error = math.sqrt(n / (n - 1) * float(residual @ residual)) / float(sizes.sum()) if n > 1 else math.inf
     return Comparison(
         mean_a=float(x.mean()),
         mean_b=float(y.mean()),
         difference=difference,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p_value=(1 + extreme) / (1 + resamples),
         detectable=(1.960 + 0.842) * error if n > 1 else 1.0,
         queries=len(x),
@@ -107,14 +113,13 @@ def sentence(comparison: Comparison, name: str) -> str:
 def _by_group(
     differences: NDArray[np.float64], groups: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of differences and number of queries of each group, largest sums first so that order does not matter."""
-    if groups is None:
-        groups = range(len(differences))
-    place = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    at = np.array([place[group] for group in groups])
-    sums = np.bincount(at, weights=differences).astype(np.float64)
-    sizes = np.bincount(at).astype(np.float64)
-    order = np.lexsort((sizes, -np.abs(sums), -sums))
+    """Sum of differences and number of queries of each group, by size of the sum so that order does not matter."""
+    members: dict[Hashable, list[float]] = {}
+    for group, value in zip(range(len(differences)) if groups is None else groups, differences.tolist(), strict=True):
+        members.setdefault(group, []).append(value)
+    sums = np.array([math.fsum(values) for values in members.values()])
+    sizes = np.array([float(len(values)) for values in members.values()])
+    order = np.lexsort((sums, sizes, np.abs(sums)))
     return sums[order], sizes[order]
 
 
@@ -124,6 +129,18 @@ def _flipped(sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
         signs = rng.integers(0, 2, size=(count, len(sums)), dtype=np.int8)
         parts.append((2.0 * signs - 1.0) @ sums)
     return np.concatenate(parts)
+
+
+def _interval(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """2.5 and 97.5 % of resampled mean differences, drawn as if the difference were positive: swapping negates them."""
+    if math.fsum(sums) < 0:
+        low, high = _interval(-sums, sizes, resamples, rng)
+        return -high, -low
+    order = np.lexsort((sizes, sums))
+    low, high = np.quantile(_resampled(sums[order], sizes[order], resamples, rng), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _resampled(

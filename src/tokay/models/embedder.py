@@ -25,7 +25,7 @@ from tokay.progress import Progress, Silent
 
 Kind = Literal["query", "passage"]
 Pooling = Literal["mean", "cls", "lasttoken"]
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 2048
 TEXTS_PER_WINDOW = 8192
 
 

@@ -13,7 +13,8 @@ B = 0.4
 """The settings of Pyserini's and BEIR's BM25 baselines (Lin et al. 2021; Thakur et al. 2021)."""
 
 _WORD = re.compile(r"\w+(?:\.\w+)*")
-_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_PART_NOT_ASCII = re.compile(r"[^\W\d_]+|\d+")  # capitals inside a word are told apart in ASCII only
 
 STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
@@ -69,6 +70,6 @@ def tokenize(text: str) -> Iterator[str]:
         if whole in STOP_WORDS:
             continue
         yield whole
-        parts = _PART.findall(word)
-        if len(parts) > 1:
+        parts = (_PART if word.isascii() else _PART_NOT_ASCII).findall(word)
+        if parts != [word]:  # "__init__" has one part, and is asked for as "init"
             yield from (part.lower() for part in parts)

@@ -8,6 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_ROWS = 1024
+"""Queries scored at a time."""
+_PAIRS = 8192
+"""Pairs rescored at a time."""
+
 
 def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
     """The first ``dim`` numbers of each row, at length 1; a zero row stays zero."""
@@ -21,6 +26,10 @@ def top_k(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k passages of largest dot product for each query, equal scores by index.
 
+    A float32 matrix product depends in its last bits on the shape of the block, so it only proposes: whatever could be
+    among the best, by the bound on its rounding error, is scored again in float64. Hence equal passages have equal
+    scores, and a query has the same ranking alone and among others.
+
     Memory is bounded by one block of scores, ``1024 x block`` float32; ``passages`` may be a memory map.
 
     Args:
@@ -30,38 +39,55 @@ def top_k(
         block: passages scored at a time; it does not change the result.
 
     Returns:
-        Indices int64 and scores float32, both (Q, k), best first.
+        Indices int64 and scores (dot products rounded once, to float32), both (Q, k), best first.
     """
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.zeros((len(queries), k), np.float32)
-    for start in range(0, len(queries), 1024):
-        rows = slice(start, start + 1024)
-        found_i, found_s = _merge_blocks(np.asarray(queries[rows], np.float32), passages, k, block)
-        indices[rows, : found_i.shape[1]] = found_i
-        scores[rows, : found_s.shape[1]] = found_s
+    for start in range(0, len(queries), _ROWS):
+        row, index, score = _best(np.asarray(queries[start : start + _ROWS], np.float32), passages, k, block)
+        place = _place(row)
+        indices[start + row, place] = index
+        scores[start + row, place] = score
     return indices, scores
 
 
-def _merge_blocks(
+def _best(
     queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, block: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    best_i = np.zeros((len(queries), 0), np.int64)
-    best_s = np.zeros((len(queries), 0), np.float32)
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Row, index and score of every hit: by row, then score descending, then index."""
+    row, index, score = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    lowest = np.full(len(queries), -np.inf)  # (Q,) the k-th score so far
+    lengths = np.linalg.norm(queries, axis=1)  # (Q,)
     for start in range(0, len(passages), block):
-        part = queries @ np.asarray(passages[start : start + block], np.float32).T  # (Q, block)
-        found = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
-        best_i, best_s = _largest(np.concatenate([best_i, found], 1), np.concatenate([best_s, part], 1), k)
-    return best_i, best_s
+        part = np.asarray(passages[start : start + block], np.float32)
+        rough = queries @ part.T  # (Q, block)
+        # Higham 2002, eq. 3.5: at most D u |q| |p| with u = 2^-24; doubled and + 4 for the roundings of this bound
+        error = (queries.shape[1] + 4) * 2.0**-23 * lengths * np.linalg.norm(part, axis=1).max()
+        bar = lowest - error
+        if k < rough.shape[1] and np.isneginf(lowest).any():
+            bar = np.maximum(bar, np.partition(rough, -k, axis=1)[:, -k] - 2 * error)
+        r, c = np.nonzero(rough >= bar.astype(np.float32)[:, None])
+        row, index = np.concatenate([row, r]), np.concatenate([index, start + c])
+        score = np.concatenate([score, _dots(queries, part, r, c)])
+        order = np.lexsort((index, -score, row))
+        order = order[_place(row[order]) < k]
+        row, index, score = row[order], index[order], score[order]
+        last = _place(row) == k - 1
+        lowest[row[last]] = score[last]
+    return row, index, score
 
 
-def _largest(
-    indices: NDArray[np.int64], scores: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best columns of each row, by score and then by index; equal scores at the border need the full sort."""
-    if scores.shape[1] > 4 * k:
-        kth = -np.partition(-scores, k - 1, axis=1)[:, k - 1]  # (Q,)
-        widest = int((scores >= kth[:, None]).sum(1).max())  # > k where scores tie with the k-th
-        keep = np.argpartition(-scores, min(widest, scores.shape[1]) - 1, axis=1)[:, :widest]
-        indices, scores = np.take_along_axis(indices, keep, 1), np.take_along_axis(scores, keep, 1)
-    order = np.lexsort((indices, -scores), axis=1)[:, :k]
-    return np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
+def _dots(
+    queries: NDArray[np.float32], passages: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Dot products of single pairs, the same wherever a pair stands: exact products, summed in one fixed order."""
+    dots = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        dots[some] = (passages[columns[some]].astype(np.float64) * queries[rows[some]]).sum(1)
+    return dots
+
+
+def _place(row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of each entry among those of its row; ``row`` is sorted."""
+    return np.arange(len(row)) - np.searchsorted(row, row)
