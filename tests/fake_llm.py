@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -36,6 +37,15 @@ def answer_to(messages: list[dict[str, str]]) -> str:
     return json.dumps({"grades": grades, "best": best + 1})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients that stop or are killed are no news
+            super().handle_error(request, client_address)
+
+
 class FakeLLM:
     """Use as a context manager; ``asked`` counts requests by prompt, ``replies`` overrides what comes next."""
 
@@ -45,15 +55,20 @@ class FakeLLM:
         self.replies: list[Reply | None] = []
         self.override: Callable[[dict[str, Any]], str | None] = lambda request: None
         self.delay = delay
+        self._lock = threading.Lock()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                fake.asked[json.dumps(request["messages"])] += 1
-                fake.keys.append(self.headers.get("authorization", ""))
+                body = self.rfile.read(length := int(self.headers["content-length"]))
+                if len(body) < length:
+                    return  # the client was killed while it spoke
+                request = json.loads(body)
+                with fake._lock:
+                    fake.asked[json.dumps(request["messages"])] += 1
+                    fake.keys.append(self.headers.get("authorization", ""))
                 time.sleep(fake.delay)
                 self.reply(*(fake.next_reply() or fake.answer(request)))
 
@@ -72,12 +87,12 @@ class FakeLLM:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def next_reply(self) -> Reply | None:
-        return self.replies.pop(0) if self.replies else None
+        with self._lock:
+            return self.replies.pop(0) if self.replies else None
 
     def answer(self, request: dict[str, Any]) -> Reply:
         text = self.override(request) or answer_to(request["messages"])

@@ -106,7 +106,7 @@ class TrainSettings(_Section):
     temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
     same_tower: bool = Field(
         False,
-        description="other queries as negatives, a term of Gecko's loss (appendix B); no gain here, so off (docs/log.md)",
+        description="other queries as negatives, a term of Gecko's loss; no gain here, so off (docs/log.md)",
     )
     mask_false_negatives: bool = True
     dims: tuple[int, ...] = Field(

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sqlite3
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fake_llm import FakeLLM
+from fake_llm import FakeLLM, Reply
 from tokay.annotate.prompts import generate_messages
 from tokay.errors import TokayError
-from tokay.llm.client import AskFailed, ChatClient, endpoint
-from tokay.llm.ledger import Answer, Ledger, key_of
+from tokay.llm.client import FAILURES_IN_A_ROW, AskFailed, ChatClient, NoText, endpoint
+from tokay.llm.ledger import Answer, Ledger, canonical, key_of
 from tokay.records import Passage
 
 MESSAGES = generate_messages(Passage("p", "d", "t", "a river of stone and cloud", "", ""), count=1)
@@ -83,7 +91,8 @@ def test_failures_are_recorded_and_never_answers(server: FakeLLM, tmp_path: Path
         ((404, {}, "no"), r"has no model 'm' or no /chat/completions"),
         ((302, {"location": "http://elsewhere"}, ""), r"redirects \(HTTP 302\); give the final address"),
         ((200, {}, "<html>hello"), r"answered HTML, not JSON; expected the base URL"),
-        ((400, {}, "no system role"), r"refused the request \(HTTP 400: no system role\)"),
+        ((402, {}, "no credits"), r"wants to be paid first \(HTTP 402: no credits\); add credit"),
+        ((429, {}, '{"error": {"code": "insufficient_quota"}}'), r"wants to be paid first"),
     ],
 )
 def test_what_no_retry_can_mend_stops_at_once(
@@ -102,21 +111,150 @@ def test_garbage_is_a_failure(server: FakeLLM, tmp_path: Path, body: str) -> Non
         ask(server, tmp_path / "l")
 
 
+def completion(content: str | None, **more: Any) -> Reply:
+    choice = {"message": {"content": content, "refusal": more.pop("refusal", None)}, "finish_reason": "length"}
+    return 200, {}, json.dumps({"choices": [choice], **more})
+
+
+@pytest.mark.parametrize("usage", ["x", [], {"prompt_tokens": "many"}, {"prompt_tokens": None}, None])
+def test_a_strange_token_count_costs_no_answer(server: FakeLLM, tmp_path: Path, usage: Any) -> None:
+    server.replies = [completion("hello", usage=usage)]
+    [answer] = ask(server, tmp_path / "l")
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("hello", 0, 0)
+
+
+@pytest.mark.parametrize("body", ["[" * 200_000, '{"choices": [{"message": {"content": "\\ud800"}}]}'])
+def test_json_that_breaks_parsers_is_asked_for_again(server: FakeLLM, tmp_path: Path, body: str) -> None:
+    server.replies = [(200, {}, body), None]
+    assert ask(server, tmp_path / "l")[0].text
+
+
+def test_a_model_that_says_nothing_is_not_asked_the_same_again(server: FakeLLM, tmp_path: Path) -> None:
+    server.replies = [completion(None, usage={"prompt_tokens": 9, "completion_tokens": 99})]
+    with pytest.raises(NoText, match=r"empty answer \(finish_reason length\)"):
+        ask(server, tmp_path / "l")
+    assert sum(server.asked.values()) == 1
+    counts = Ledger(tmp_path / "l").counts()
+    assert (counts["failures"], counts["completion_tokens"]) == (1, 99)
+    server.replies = [completion(None, refusal="not this one")]
+    with pytest.raises(NoText, match=r"the model refused: not this one"):
+        ask(server, tmp_path / "l")
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_a_refused_request_is_its_own_affair(server: FakeLLM, tmp_path: Path, status: int) -> None:
+    server.replies = [(status, {}, "the prompt is too long")]
+    with pytest.raises(AskFailed, match=rf"HTTP {status}: the prompt is too long"):
+        ask(server, tmp_path / "l")
+    assert sum(server.asked.values()) == 1
+    assert ask(server, tmp_path / "l")[0].text
+
+
+@pytest.mark.parametrize("status", [500, 520, 529])
+def test_servers_errors_are_retried(server: FakeLLM, tmp_path: Path, status: int) -> None:
+    server.replies = [(status, {}, ""), None]
+    assert ask(server, tmp_path / "l")[0].text
+
+
+def test_an_outage_stops_the_run(server: FakeLLM, tmp_path: Path) -> None:
+    server.replies = [(400, {}, "this model does not chat")] * 99
+
+    async def main() -> list[Any]:
+        client = ChatClient("m", url=server.url, ledger=Ledger(tmp_path / "l"), concurrency=4)
+        prompts = [[{"role": "system", "content": ""}, {"role": "user", "content": f"Query: {i}"}] for i in range(60)]
+        try:
+            return await asyncio.gather(*(client.complete(p, max_tokens=1) for p in prompts), return_exceptions=True)
+        finally:
+            await client.close()
+
+    outcomes = asyncio.run(main())
+    assert sum(isinstance(o, AskFailed) for o in outcomes) == FAILURES_IN_A_ROW - 1
+    assert isinstance(outcomes[-1], TokayError)
+    assert "failed 20 requests in a row, the last with HTTP 400: this model does not chat" in str(outcomes[-1])
+    assert sum(server.asked.values()) < FAILURES_IN_A_ROW + 4
+
+
+def test_newer_models_get_the_parameters_they_want(server: FakeLLM, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def refuse(parameter: str, code: str) -> Reply:
+        return 400, {}, json.dumps({"error": {"message": "no", "param": parameter, "code": code}})
+
+    server.override = lambda request: seen.append(request)  # type: ignore[func-returns-value]
+    server.replies = [refuse("max_tokens", "unsupported_parameter"), refuse("temperature", "unsupported_value"), None]
+    [answer] = ask(server, tmp_path / "l")
+    assert sorted(seen[-1]) == ["max_completion_tokens", "messages", "model"]
+    assert Ledger(tmp_path / "l").get(answer.key) == answer
+    server.replies = [refuse("messages", "unsupported_value")]
+    with pytest.raises(AskFailed, match="HTTP 400"):
+        ask(server, tmp_path / "l", attempt=1)
+
+
+def test_a_hanging_server_is_given_up_on(tmp_path: Path) -> None:
+    async def main(url: str) -> None:
+        client = ChatClient("m", url=url, ledger=Ledger(tmp_path / "l"), attempts=1, timeout=0.05)
+        try:
+            await client.complete(MESSAGES, max_tokens=1)
+        finally:
+            await client.close()
+
+    with FakeLLM(delay=0.5) as server, pytest.raises(AskFailed, match=r"no answer within 0.05 seconds|ReadTimeout"):
+        asyncio.run(main(server.url))
+
+
+def test_retry_after_may_be_a_date_and_is_capped(server: FakeLLM, tmp_path: Path) -> None:
+    later = formatdate(time.time() + 3600, usegmt=True)
+    server.replies = [(429, {"retry-after": later}, ""), (429, {"retry-after": "soon"}, ""), None]
+    waits: list[float] = []
+    ask(server, tmp_path / "l", waits=waits)
+    assert waits[0] == 60
+    assert 1 <= waits[1] <= 2
+
+
+@given(st.text(), st.dictionaries(st.text(), st.text()))
+def test_any_text_can_be_kept(text: str, more: dict[str, str]) -> None:
+    request = {"model": "m", "messages": [{"role": "user", **more, "content": text + "\ud800"}]}
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder, "l"))
+        ledger.put(request, Answer(key_of(request), text))
+        assert ledger.get(key_of(request)) == Answer(key_of(request), text)
+        ledger.close()
+    assert json.loads(canonical(request)) == request
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with FakeLLM() as server:
         pass
-    with pytest.raises(AskFailed, match=r"ConnectError"):
+    with pytest.raises(TokayError, match=r"cannot be reached \(ConnectError: .*\); check --llm-url"):
         ask(server, tmp_path / "l")
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(
     server: FakeLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")  # files end in a newline
+    server.replies = [(400, {}, "your key is sk-secret"), (401, {}, "bad key: sk-secret"), None]
+    with pytest.raises(AskFailed, match=r"your key is \[key\]"):
+        ask(server, tmp_path / "l")
+    with pytest.raises(TokayError, match=r"refused the key .* bad key: \[key\]"):
+        ask(server, tmp_path / "l")
     ask(server, tmp_path / "l")
-    assert server.keys == ["Bearer sk-secret"]
+    assert server.keys == ["Bearer sk-secret"] * 3
     assert all(b"sk-secret" not in path.read_bytes() for path in tmp_path.iterdir())
-    assert stat.S_IMODE((tmp_path / "l").stat().st_mode) == 0o600
+
+
+def test_the_ledger_is_its_owners_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        (tmp_path / "l").touch(0o644)
+        ledger = Ledger(tmp_path / "l")
+        ledger.put({"model": "m"}, Answer("k", "text"))
+        assert {path.name for path in tmp_path.iterdir()} == {"l", "l-wal", "l-shm"}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+        ledger.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["l"]
+    finally:
+        os.umask(old)
 
 
 def test_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +264,18 @@ def test_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
         endpoint("")
     with pytest.raises(TokayError, match=r"expected http://… or https://…"):
         endpoint("localhost:8000")
+    for url in ("http://", "http://[::1", "http://host:port/v1", "ftp://host"):
+        with pytest.raises(TokayError, match=r"expected http://… or https://…"):
+            endpoint(url)
+    for url in ("https://user:sk-secret@host/v1", "https://host/v1?key=sk-secret"):
+        with pytest.raises(TokayError, match=r"put the key in OPENAI_API_KEY") as caught:
+            endpoint(url)
+        assert "sk-secret" not in str(caught.value)
+    for key in ("sk-sécret", "sk secret", "sk\nsecret"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(TokayError, match=r"a character that no key has; copy it again"):
+            endpoint("")
+    monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1/")
     assert endpoint("") == ("http://127.0.0.1:1/v1", "")
 
@@ -134,6 +284,26 @@ def test_a_ledger_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "l").write_text("not a database, but long enough to be read as a header of one")
     with pytest.raises(TokayError, match=r"cannot be opened: file is not a database; move it away"):
         Ledger(tmp_path / "l")
+
+
+def test_a_failure_never_takes_the_place_of_an_answer(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    ledger.fail({"model": "m"}, Answer("k", ""), "busy", attempts=5)
+    assert ledger.get("k") is None
+    ledger.put({"model": "m"}, Answer("k", "paid"), attempts=2)
+    ledger.fail({"model": "m"}, Answer("k", ""), "busy again")  # of another process, which asked at the same time
+    assert ledger.get("k") == Answer("k", "paid")
+    rows = sqlite3.connect(tmp_path / "l").execute("SELECT status, reason, attempts FROM answers").fetchall()
+    assert rows == [("ok", "", 7)]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    ledger.put({"model": "m"}, Answer("k", "paid"))
+    ledger._db.execute("PRAGMA max_page_count = 3")
+    with pytest.raises(TokayError, match=r"cannot be written: database or disk is full; what it holds already is kept"):
+        ledger.put({"model": "m"}, Answer("l", "x" * 100_000))
+    assert ledger.get("k") == Answer("k", "paid")
 
 
 def test_keys_see_model_prompt_and_parameters() -> None:

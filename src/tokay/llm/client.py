@@ -1,41 +1,91 @@
-"""A client for any OpenAI-compatible chat endpoint: OpenAI, vLLM, SGLang, llama.cpp, Ollama, OpenRouter and others."""
+"""A client for any OpenAI-compatible chat endpoint: OpenAI, vLLM, SGLang, llama.cpp, Ollama, OpenRouter and others.
+
+What goes wrong is told apart by whom it concerns: another try may mend it, this request alone is refused
+(``AskFailed``, counted), or no request of this run can succeed (``TokayError``, the run stops).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
+from pydantic import BaseModel, Field, ValidationError
+
 from tokay.errors import MissingExtra, TokayError
-from tokay.llm.ledger import Answer, Ledger, key_of
+from tokay.llm.ledger import Answer, Ledger, canonical, key_of
 
 OPENAI = "https://api.openai.com/v1"
-RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT = 60.0
+"""Seconds; a longer Retry-After is cut to this."""
+
+FAILURES_IN_A_ROW = 20
+"""Requests that come to nothing, one after another, before the run stops: an outage, not twenty odd passages."""
+
+NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
+"""OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
 
 
 def endpoint(url: str) -> tuple[str, str]:
     """Base URL (``url``, else ``$OPENAI_BASE_URL``, else OpenAI) and ``$OPENAI_API_KEY``, which local servers need not.
 
     Raises:
-        TokayError: the URL is none, or OpenAI's own is asked without a key.
+        TokayError: the URL is none or holds a secret, the key cannot stand in a header, or OpenAI's own is asked
+            without a key.
+        MissingExtra: httpx2 is not installed.
     """
-    base, key = (
-        (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/"),
-        os.environ.get("OPENAI_API_KEY", ""),
-    )
-    if not base.startswith(("http://", "https://")):
+    httpx2 = _httpx2()
+    base = (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    try:
+        parsed = httpx2.URL(base)
+    except httpx2.InvalidURL:
+        parsed = None
+    if parsed is not None and (parsed.userinfo or parsed.query):
+        raise TokayError(
+            "--llm-url holds a password or a ?query; expected the bare base URL: put the key in OPENAI_API_KEY"
+        )
+    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
         raise TokayError(f"--llm-url is {base!r}; expected http://… or https://…, such as http://127.0.0.1:8000/v1")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise TokayError("OPENAI_API_KEY holds a blank or a character that no key has; copy it again")
     if base == OPENAI and not key:
         raise TokayError("OPENAI_API_KEY is not set; set it, or point --llm-url at a server that needs no key")
     return base, key
 
 
+def _httpx2() -> Any:
+    try:
+        import httpx2
+    except ImportError as error:
+        raise MissingExtra("a live LLM", "llm", "httpx2") from error
+    return httpx2
+
+
 class AskFailed(Exception):
-    """One request came to nothing after all its attempts; the run goes on and counts it."""
+    """One request came to nothing after all its attempts; the run goes on and counts it. ``key``: in the ledger."""
+
+    def __init__(self, reason: str, key: str = "") -> None:
+        super().__init__(reason)
+        self.key = key
+
+
+class NoText(AskFailed):
+    """The model answered without text: it refused, or spent its room on thoughts. More room may help."""
+
+
+class _Again(Exception):
+    """This try failed, another may not; ``wait`` is what the server asked for, in seconds."""
+
+    def __init__(self, reason: str, *, wait: float = 0.0, unreachable: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.unreachable = unreachable
 
 
 class ChatModel(Protocol):
@@ -49,7 +99,22 @@ class ChatModel(Protocol):
         """The model's answer. A higher ``attempt`` asks again where the answer before could not be used."""
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Give back what it holds."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: Any = None
 
 
 class ChatClient:
@@ -58,13 +123,14 @@ class ChatClient:
     Args:
         model: the model's name at the endpoint.
         url: base URL; empty: ``$OPENAI_BASE_URL``, else OpenAI.
-        ledger: where answers are kept.
+        ledger: where answers are kept; closed with the client.
         concurrency: requests in flight at once.
         attempts: tries a request, waits between them doubling from one second with jitter, or as Retry-After says.
-        timeout: seconds a request.
+        timeout: seconds a try, from the first byte sent to the last received. Local servers queue, so it is long.
         sleep: for tests.
 
-    The key is ``$OPENAI_API_KEY``; local servers need none. It is sent to the endpoint and stands nowhere else.
+    The key is ``$OPENAI_API_KEY``; local servers need none. It is sent to the endpoint and stands nowhere else: a
+    server's words are cleaned of it before they are shown or kept.
     """
 
     def __init__(
@@ -75,24 +141,27 @@ class ChatClient:
         ledger: Ledger,
         concurrency: int = 8,
         attempts: int = 5,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        try:
-            import httpx2
-        except ImportError as error:
-            raise MissingExtra("a live LLM", "llm", "httpx2") from error
-        self._errors = httpx2.TransportError
+        httpx2 = _httpx2()
         self.model = model
-        self.url, key = endpoint(url)
+        self.url, self._secret = endpoint(url)
         self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=timeout, follow_redirects=False
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
+            timeout=httpx2.Timeout(timeout, connect=10.0),
+            follow_redirects=False,
         )
+        self._broken, self._unreachable = httpx2.RequestError, (httpx2.ConnectError, httpx2.ConnectTimeout)
+        self._timeout = timeout
         self._ledger = ledger
         self._slots = asyncio.Semaphore(concurrency)
         self._attempts = attempts
         self._sleep = sleep
+        self._names: dict[str, str | None] = {}
         self._in_flight: dict[str, asyncio.Future[Answer]] = {}
+        self._failed_in_a_row = 0
+        self._fatal: TokayError | None = None
 
     @property
     def name(self) -> str:
@@ -100,15 +169,16 @@ class ChatClient:
         return f"openai:{self.model}"
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and the ledger."""
         await self._http.aclose()
+        self._ledger.close()
 
     async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
-        """The answer to a prompt, from the ledger when it was given before; temperature 0.
+        """The answer to a prompt, from the ledger when it was given before; temperature 0 where the model takes one.
 
         Raises:
             AskFailed: this request came to nothing; it is in the ledger as a failure and will be asked again.
-            TokayError: no request of this run can succeed (wrong key, wrong URL, no such model).
+            TokayError: no request of this run can succeed (wrong key, wrong URL, no such model, server down).
         """
         request = {
             "model": self.model,
@@ -126,72 +196,142 @@ class ChatClient:
 
     async def _ask(self, request: Mapping[str, Any], key: str) -> Answer:
         async with self._slots:
-            reason = ""
-            for attempt in range(self._attempts):
+            for tried in range(1, self._attempts + 1):
+                if self._fatal:
+                    raise self._fatal
                 began = time.perf_counter()
-                wait = 2.0**attempt * random.uniform(0.5, 1.0)
                 try:
-                    response = await self._http.post(f"{self.url}/chat/completions", json=request)
-                except self._errors as error:
-                    reason = f"{type(error).__name__}: {error}"
-                else:
-                    if response.status_code == 200:
-                        answer = self._read(response, key, time.perf_counter() - began)
-                        if isinstance(answer, Answer):
-                            self._ledger.put(request, answer)
-                            return answer
-                        reason = answer
-                    elif response.status_code in RETRYABLE:
-                        reason = f"HTTP {response.status_code}: {_excerpt(response.text)}"
-                        wait = max(wait, _retry_after(response.headers.get("retry-after", "")))
-                    else:
-                        self._ledger.fail(request, key, f"HTTP {response.status_code}")
-                        raise TokayError(self._explain(response.status_code, response.text))
-                if attempt + 1 < self._attempts:
-                    await self._sleep(min(wait, LONGEST_WAIT))
-            self._ledger.fail(request, key, reason)
-            raise AskFailed(reason)
+                    said = await self._try(request)
+                except _Again as again:
+                    if tried < self._attempts:
+                        backoff = 2.0 ** (tried - 1) * random.uniform(0.5, 1.0)
+                        await self._sleep(min(max(backoff, again.wait), LONGEST_WAIT))
+                        continue
+                    self._ledger.fail(request, Answer(key, ""), str(again), attempts=tried)
+                    if again.unreachable:
+                        raise self._stop(
+                            f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs"
+                        ) from None
+                    raise self._count(AskFailed(str(again), key)) from None
+                except AskFailed as refused:
+                    self._ledger.fail(request, Answer(key, ""), str(refused), attempts=tried)
+                    raise self._count(AskFailed(str(refused), key)) from None
+                except TokayError as error:
+                    self._ledger.fail(request, Answer(key, ""), str(error), attempts=tried)
+                    raise self._stop(str(error)) from None
+                answer = _answer(said, key, time.perf_counter() - began)
+                if not answer.text.strip():
+                    reason = self._clean(_silence(said.choices[0]))
+                    self._ledger.fail(request, answer, reason, attempts=tried)
+                    raise self._count(NoText(reason, key))
+                self._ledger.put(request, answer, attempts=tried)
+                self._failed_in_a_row = 0
+                return answer
+            raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _read(self, response: Any, key: str, seconds: float) -> Answer | str:
-        """The answer, or why there is none."""
+    async def _try(self, request: Mapping[str, Any]) -> _Completion:
+        """Send a request once, and read what comes."""
+        named = {name: self._names.get(name, name) for name in request}
+        body = {new: request[name] for name, new in named.items() if new}
         try:
-            data = response.json()
-            choice = data["choices"][0]
-            text = choice["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
-            if response.text.lstrip()[:1] == "<":
+            async with asyncio.timeout(self._timeout):
+                response = await self._http.post(
+                    f"{self.url}/chat/completions",
+                    content=canonical(body).encode(),
+                    headers={"content-type": "application/json"},
+                )
+        except TimeoutError:
+            raise _Again(f"no answer within {self._timeout:g} seconds") from None
+        except self._broken as error:
+            reason = self._clean(f"{type(error).__name__}: {error}")
+            raise _Again(reason, unreachable=isinstance(error, self._unreachable)) from None
+        status, text = response.status_code, response.text
+        if status == 400 and self._learn(body, text):
+            return await self._try(request)
+        reason = self._clean(f"HTTP {status}: {text}")
+        if 200 <= status < 300:
+            return self._read(response.content, text)
+        no_credit = status == 402 or (status == 429 and "insufficient_quota" in text)
+        if no_credit or status in (401, 404, 405, 410) or 300 <= status < 400:
+            raise TokayError(self._explain(status, reason))
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")))
+        raise AskFailed(reason)
+
+    def _learn(self, body: Mapping[str, Any], text: str) -> bool:
+        """Whether the endpoint refused a parameter that we know how to send otherwise; from now on it is sent so."""
+        try:
+            error = json.loads(text)["error"]
+            parameter, code = error["param"], error["code"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+        if parameter not in NEWER_NAMES or code not in ("unsupported_parameter", "unsupported_value"):
+            return False
+        self._names[parameter] = NEWER_NAMES[parameter]
+        return parameter in body
+
+    def _read(self, content: bytes, text: str) -> _Completion:
+        try:
+            return _Completion.model_validate_json(content)
+        except ValidationError:
+            if text.lstrip()[:1] == "<":
                 raise TokayError(
                     f"{self.url} answered HTML, not JSON; expected the base URL of an OpenAI-compatible API, "
                     f"which mostly ends in /v1"
                 ) from None
-            return f"not a chat completion: {_excerpt(response.text)}"
-        if not isinstance(text, str) or not text.strip():
-            return f"empty answer (finish_reason {choice.get('finish_reason')})"
-        usage = data.get("usage") or {}
-        return Answer(
-            key, text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), seconds
+            raise _Again(self._clean(f"not a chat completion: {text}")) from None
+
+    def _count(self, failed: AskFailed) -> AskFailed | TokayError:
+        """The failure of one request, or the end of the run when nothing else has come for long."""
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row < FAILURES_IN_A_ROW:
+            return failed
+        return self._stop(
+            f"{self.url} failed {FAILURES_IN_A_ROW} requests in a row, the last with {failed}; check the server and "
+            f"--llm {self.name}, then run again: what was answered is kept"
         )
 
-    def _explain(self, status: int, text: str) -> str:
-        said = _excerpt(text)
-        if status in (401, 403):
-            return f"{self.url} refused the key in OPENAI_API_KEY (HTTP {status}: {said}); set the right one"
-        if status == 404:
-            return (
-                f"{self.url} has no model {self.model!r} or no /chat/completions (HTTP 404: {said}); check "
-                f"--llm and --llm-url"
-            )
+    def _stop(self, message: str) -> TokayError:
+        """What ends the run, for this request and for those that wait."""
+        self._fatal = self._fatal or TokayError(message)
+        return self._fatal
+
+    def _explain(self, status: int, reason: str) -> str:
+        if status == 401:
+            return f"{self.url} refused the key in OPENAI_API_KEY ({reason}); set the right one"
         if 300 <= status < 400:
             return f"{self.url} redirects (HTTP {status}); give the final address with --llm-url"
-        return f"{self.url} refused the request (HTTP {status}: {said})"
+        if status in (404, 405, 410):
+            return (
+                f"{self.url} has no model {self.model!r} or no /chat/completions ({reason}); check --llm and --llm-url"
+            )
+        return f"{self.url} wants to be paid first ({reason}); add credit and run again: what was answered is kept"
+
+    def _clean(self, text: str) -> str:
+        """One short line of a server's words, without the key that some of them repeat."""
+        words = " ".join(text.split())
+        return (words.replace(self._secret, "[key]") if self._secret else words)[:200]
+
+
+def _answer(said: _Completion, key: str, seconds: float) -> Answer:
+    usage = said.usage if isinstance(said.usage, dict) else {}
+    counts = [n if isinstance(n := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")]
+    return Answer(key, said.choices[0].message.content or "", counts[0], counts[1], seconds)
+
+
+def _silence(choice: _Choice) -> str:
+    if choice.message.refusal:
+        return f"the model refused: {choice.message.refusal}"
+    return f"empty answer (finish_reason {choice.finish_reason})"
 
 
 def _retry_after(header: str) -> float:
+    """Seconds to wait, from a number or an HTTP date (RFC 9110, section 10.2.3); 0 where it is neither."""
     try:
         return max(0.0, float(header))
     except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def _excerpt(text: str) -> str:
-    return " ".join(text.split())[:200]

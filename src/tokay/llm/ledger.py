@@ -25,6 +25,14 @@ CREATE TABLE IF NOT EXISTS answers (
 )
 """
 
+_WRITE = """
+INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET
+    status = excluded.status, answer = excluded.answer, reason = excluded.reason,
+    prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+    seconds = excluded.seconds, attempts = answers.attempts + excluded.attempts, created = excluded.created
+WHERE answers.status <> 'ok'
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -37,20 +45,27 @@ class Answer:
     seconds: float = 0.0
 
 
+def canonical(request: Mapping[str, Any]) -> str:
+    """A request as JSON with sorted keys, in ASCII: any text that Python can hold can be sent, kept and hashed."""
+    return json.dumps(request, sort_keys=True, ensure_ascii=True)
+
+
 def key_of(request: Mapping[str, Any]) -> str:
     """SHA-256 of model, full prompt and parameters in canonical JSON. The endpoint's address is not part of it."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 
 class Ledger:
     """Answers by key. A failure is kept as a failure, asked again the next time, and never returned as an answer.
 
-    Write-ahead log with ``synchronous=FULL``: a committed answer survives a kill and a power cut.
+    Write-ahead log with ``synchronous=FULL``: a committed answer survives a kill and a power cut. (NORMAL does not
+    sync the log at each commit: a power cut may lose the last answers, and they would be paid for again.)
     """
 
     def __init__(self, path: Path) -> None:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.chmod(0o600)  # also when it was there; the log beside it takes the same mode
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -61,22 +76,25 @@ class Ledger:
 
     def get(self, key: str) -> Answer | None:
         """The answer to a request that succeeded before."""
-        row = self._db.execute(
-            "SELECT answer, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ? AND status = 'ok'",
-            (key,),
-        ).fetchone()
+        try:
+            row = self._db.execute(
+                "SELECT answer, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ? AND status = 'ok'",
+                (key,),
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
         return Answer(key, *row) if row else None
 
-    def put(self, request: Mapping[str, Any], answer: Answer) -> None:
+    def put(self, request: Mapping[str, Any], answer: Answer, *, attempts: int = 1) -> None:
         """Commit an answer; after this returns it is never asked for again."""
-        self._write(request, answer.key, "ok", answer.text, "", answer)
+        self._write(request, "ok", answer, "", attempts)
 
-    def fail(self, request: Mapping[str, Any], key: str, reason: str) -> None:
-        """Record why a request came to nothing."""
-        self._write(request, key, "failed", "", reason, Answer(key, ""))
+    def fail(self, request: Mapping[str, Any], spent: Answer, reason: str, *, attempts: int = 1) -> None:
+        """Record why a request came to nothing, and the tokens that it took. An answer that is there stays."""
+        self._write(request, "failed", dataclasses.replace(spent, text=""), reason, attempts)
 
     def counts(self) -> dict[str, int]:
-        """Rows by status, and the tokens of all answers."""
+        """Rows by status, and the tokens of all of them."""
         rows = dict(self._db.execute("SELECT status, COUNT(*) FROM answers GROUP BY status").fetchall())
         tokens = self._db.execute("SELECT SUM(prompt_tokens), SUM(completion_tokens) FROM answers").fetchone()
         return {
@@ -90,29 +108,24 @@ class Ledger:
         """Fold the write-ahead log into the file."""
         self._db.close()
 
-    def _write(self, request: Mapping[str, Any], key: str, status: str, text: str, reason: str, answer: Answer) -> None:
+    def _write(self, request: Mapping[str, Any], status: str, answer: Answer, reason: str, attempts: int) -> None:
+        values = (
+            answer.key,
+            str(request.get("model", "")),
+            canonical(request),
+            status,
+            answer.text,
+            reason,
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            answer.seconds,
+            attempts,
+            time.time(),
+        )
         try:
-            self._db.execute(
-                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,1,?) ON CONFLICT(key) DO UPDATE SET "
-                "status=excluded.status,"
-                " answer=excluded.answer, reason=excluded.reason, prompt_tokens=excluded.prompt_tokens,"
-                " completion_tokens=excluded.completion_tokens, seconds=excluded.seconds, attempts=attempts+1,"
-                " created=excluded.created",
-                (
-                    key,
-                    str(request.get("model", "")),
-                    json.dumps(request, ensure_ascii=False),
-                    status,
-                    text,
-                    reason,
-                    answer.prompt_tokens,
-                    answer.completion_tokens,
-                    answer.seconds,
-                    time.time(),
-                ),
-            )
-        except sqlite3.OperationalError as error:
+            self._db.execute(_WRITE, values)
+        except sqlite3.DatabaseError as error:
             raise TokayError(
-                f"the ledger {self.path} cannot be written ({error}); nothing that was paid for is lost: make "
-                f"room and run again"
+                f"the ledger {self.path} cannot be written: {error}; what it holds already is kept: make room and "
+                f"run again"
             ) from error
