@@ -36,15 +36,26 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prototype": ({**PLAIN, "dims": (), "mask_false_negatives": False, "dropout": 0.1}, SEEDS),
     "prototype, no dropout": ({**PLAIN, "dims": (), "mask_false_negatives": False}, SEEDS),
     "default": ({}, {}),
-    "default, seeds as positives, no mask": ({"mask_false_negatives": False}, SEEDS),
-    "default, same tower": ({"same_tower": True}, {}),
-    "default, no same tower": ({"same_tower": False}, {}),
-    "default, one hard negative (last)": ({}, {"negatives": 1}),
-    "default, one hard negative (random)": ({}, {"negatives": 1, "negative_choice": "random"}),
-    "default, Gecko's format": ({"format": "gecko"}, {}),
-    "default, embeddings trained": ({"freeze_embeddings": False}, {}),
-    "default, soup 0.7": ({"soup": 0.7}, {}),
+    "seeds as positives, no mask": ({"mask_false_negatives": False}, SEEDS),
+    "same tower": ({"same_tower": True}, {}),
+    "one hard negative (last)": ({}, {"negatives": 1}),
+    "one hard negative (random)": ({}, {"negatives": 1, "negative_choice": "random"}),
+    "Gecko's format": ({"format": "gecko"}, {}),
+    "full width only": ({"dims": ()}, {}),
+    "embeddings trained": ({"freeze_embeddings": False}, {}),
+    "dropout 0.1": ({"dropout": 0.1}, {}),
+    "batch 64": ({"batch_size": 64}, {}),
+    "batch 256": ({"batch_size": 256}, {}),
+    "rate 5e-5": ({"learning_rate": 5e-5}, {}),
+    "rate 2e-4": ({"learning_rate": 2e-4}, {}),
+    "1 epoch": ({"epochs": 1}, {}),
+    "3 epochs": ({"epochs": 3}, {}),
+    "4 epochs": ({"epochs": 4}, {}),
+    "temperature 0.02": ({"temperature": 0.02}, {}),
+    "temperature 0.1": ({"temperature": 0.1}, {}),
+    "soup 0.7": ({"soup": 0.7}, {}),
 }
+"""Changes of the train and the examples settings, by name; all but the prototypes are the default with one change."""
 
 
 def main() -> None:
@@ -66,6 +77,7 @@ def main() -> None:
         tuned = train(run, base, *RECIPES[name])
         seconds[name] = time.perf_counter() - began
         values[name] = measure(run, tuned, options.part)
+        print(f"{name}: {np.mean(values[name][384]):.4f} ({seconds[name]:.0f} s)", file=sys.stderr, flush=True)
     groups = [q.seed_id for q in asked(run, options.part)[0]]
     rows = []
     for name, by_dim in values.items():

@@ -16,7 +16,7 @@ from fake_llm import FakeLLM
 from tokay.annotate import prompts
 from tokay.annotate.live import LiveAnnotator, Unusable, grades_from, is_copied, make_annotator, queries_from
 from tokay.errors import TokayError
-from tokay.llm.client import AskFailed
+from tokay.llm.door import AskFailed
 from tokay.llm.ledger import Answer
 from tokay.records import Failure, Judgment, Passage, Query
 
@@ -118,12 +118,12 @@ class Script:
 
     name = "script"
 
-    async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
+    async def complete(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Answer:
         number = int(messages[1]["content"].split("title ")[1].split("\n")[0])
         await asyncio.sleep(0.02 / (1 + number))
         if number == 2:
             raise AskFailed("HTTP 500")
-        return Answer("k", json.dumps({"queries": [{"task": "t", "query": f"ask {number}"}]}))
+        return Answer(json.dumps({"queries": [{"task": "t", "query": f"ask {number}"}]}), key="k")
 
     async def close(self) -> None:
         pass

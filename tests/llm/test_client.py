@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from fake_llm import FakeLLM, Reply
 from tokay.annotate.prompts import generate_messages
 from tokay.errors import TokayError
-from tokay.llm.client import FAILURES_IN_A_ROW, AskFailed, ChatClient, NoText, endpoint
+from tokay.llm.client import Endpoint, endpoint
+from tokay.llm.door import FAILURES_IN_A_ROW, AskFailed, Door, NoText
 from tokay.llm.ledger import Answer, Ledger, canonical, key_of
+from tokay.llm.limits import Limits
 from tokay.records import Passage
 
 MESSAGES = generate_messages(Passage("p", "d", "t", "a river of stone and cloud", "", ""), count=1)
@@ -39,7 +41,7 @@ def ask(
         (waits if waits is not None else []).append(seconds)
 
     async def main() -> list[Answer]:
-        client = ChatClient("m", url=server.url, ledger=Ledger(path), attempts=3, sleep=wait)
+        client = Door(Endpoint("m", url=server.url, attempts=3, sleep=wait), Ledger(path))
         try:
             return await asyncio.gather(
                 *(client.complete(MESSAGES, max_tokens=9, attempt=attempt) for _ in range(times))
@@ -55,7 +57,7 @@ def test_an_answer_is_asked_for_once(server: FakeLLM, tmp_path: Path) -> None:
     again = ask(server, tmp_path / "l")
     assert sum(server.asked.values()) == 1
     assert {a.text for a in first} == {again[0].text}
-    assert (again[0].prompt_tokens, again[0].completion_tokens) == (10, 5)
+    assert (again[0].usage.prompt, again[0].usage.completion) == (10, 5)
     ask(server, tmp_path / "l", attempt=1)
     assert sum(server.asked.values()) == 2
 
@@ -120,7 +122,7 @@ def completion(content: str | None, **more: Any) -> Reply:
 def test_a_strange_token_count_costs_no_answer(server: FakeLLM, tmp_path: Path, usage: Any) -> None:
     server.replies = [completion("hello", usage=usage)]
     [answer] = ask(server, tmp_path / "l")
-    assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("hello", 0, 0)
+    assert (answer.text, answer.usage.prompt, answer.usage.completion) == ("hello", 0, 0)
 
 
 @pytest.mark.parametrize("body", ["[" * 200_000, '{"choices": [{"message": {"content": "\\ud800"}}]}'])
@@ -160,7 +162,7 @@ def test_an_outage_stops_the_run(server: FakeLLM, tmp_path: Path) -> None:
     server.replies = [(400, {}, "this model does not chat")] * 99
 
     async def main() -> list[Any]:
-        client = ChatClient("m", url=server.url, ledger=Ledger(tmp_path / "l"), concurrency=4)
+        client = Door(Endpoint("m", url=server.url, limits=Limits(concurrency=4)), Ledger(tmp_path / "l"))
         prompts = [[{"role": "system", "content": ""}, {"role": "user", "content": f"Query: {i}"}] for i in range(60)]
         try:
             return await asyncio.gather(*(client.complete(p, max_tokens=1) for p in prompts), return_exceptions=True)
@@ -192,7 +194,7 @@ def test_newer_models_get_the_parameters_they_want(server: FakeLLM, tmp_path: Pa
 
 def test_a_hanging_server_is_given_up_on(tmp_path: Path) -> None:
     async def main(url: str) -> None:
-        client = ChatClient("m", url=url, ledger=Ledger(tmp_path / "l"), attempts=1, timeout=0.05)
+        client = Door(Endpoint("m", url=url, attempts=1, timeout=0.05), Ledger(tmp_path / "l"))
         try:
             await client.complete(MESSAGES, max_tokens=1)
         finally:
@@ -216,8 +218,8 @@ def test_any_text_can_be_kept(text: str, more: dict[str, str]) -> None:
     request = {"model": "m", "messages": [{"role": "user", **more, "content": text + "\ud800"}]}
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder, "l"))
-        ledger.put(request, Answer(key_of(request), text))
-        assert ledger.get(key_of(request)) == Answer(key_of(request), text)
+        ledger.put(request, Answer(text, key=key_of(request)))
+        assert ledger.get(key_of(request)) == Answer(text, key=key_of(request))
         ledger.close()
     assert json.loads(canonical(request)) == request
 
@@ -248,7 +250,7 @@ def test_the_ledger_is_its_owners_alone(tmp_path: Path) -> None:
     try:
         (tmp_path / "l").touch(0o644)
         ledger = Ledger(tmp_path / "l")
-        ledger.put({"model": "m"}, Answer("k", "text"))
+        ledger.put({"model": "m"}, Answer("text", key="k"))
         assert {path.name for path in tmp_path.iterdir()} == {"l", "l-wal", "l-shm"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
         ledger.close()
@@ -288,22 +290,22 @@ def test_a_ledger_that_is_none(tmp_path: Path) -> None:
 
 def test_a_failure_never_takes_the_place_of_an_answer(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
-    ledger.fail({"model": "m"}, Answer("k", ""), "busy", attempts=5)
+    ledger.fail({"model": "m"}, Answer(attempts=5, key="k"), "busy")
     assert ledger.get("k") is None
-    ledger.put({"model": "m"}, Answer("k", "paid"), attempts=2)
-    ledger.fail({"model": "m"}, Answer("k", ""), "busy again")  # of another process, which asked at the same time
-    assert ledger.get("k") == Answer("k", "paid")
+    ledger.put({"model": "m"}, Answer("paid", attempts=2, key="k"))
+    ledger.fail({"model": "m"}, Answer(key="k"), "busy again")  # of another process, which asked at the same time
+    assert ledger.get("k") == Answer("paid", attempts=7, key="k")
     rows = sqlite3.connect(tmp_path / "l").execute("SELECT status, reason, attempts FROM answers").fetchall()
     assert rows == [("ok", "", 7)]
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
-    ledger.put({"model": "m"}, Answer("k", "paid"))
+    ledger.put({"model": "m"}, Answer("paid", key="k"))
     ledger._db.execute("PRAGMA max_page_count = 3")
     with pytest.raises(TokayError, match=r"cannot be written: database or disk is full; what it holds already is kept"):
-        ledger.put({"model": "m"}, Answer("l", "x" * 100_000))
-    assert ledger.get("k") == Answer("k", "paid")
+        ledger.put({"model": "m"}, Answer("x" * 100_000, key="l"))
+    assert ledger.get("k") == Answer("paid", key="k")
 
 
 def test_keys_see_model_prompt_and_parameters() -> None:
@@ -314,6 +316,6 @@ def test_keys_see_model_prompt_and_parameters() -> None:
 
 def test_a_ledger_of_another_process_is_seen(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
-    ledger.put({"model": "m"}, Answer("k", "text"))
+    ledger.put({"model": "m"}, Answer("text", key="k"))
     rows = sqlite3.connect(tmp_path / "l").execute("SELECT key, status FROM answers").fetchall()
     assert rows == [("k", "ok")]

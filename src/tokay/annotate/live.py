@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokay.annotate import prompts
 from tokay.annotate.annotator import CallPlan
 from tokay.errors import TokayError
-from tokay.llm.client import AskFailed, ChatClient, ChatModel, NoText, endpoint
+from tokay.llm.client import Endpoint, endpoint
+from tokay.llm.door import AskFailed, Door, LanguageModel, NoText
 from tokay.llm.ledger import Ledger
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query
@@ -73,7 +74,7 @@ class LiveAnnotator:
     paid = True
     seeds = None
 
-    def __init__(self, connect: Callable[[], ChatModel], *, name: str, passage_chars: int) -> None:
+    def __init__(self, connect: Callable[[], LanguageModel], *, name: str, passage_chars: int) -> None:
         self.name = name
         self.version = f"{name} {prompts.GENERATE.version} {prompts.JUDGE.version} {passage_chars}"
         self._connect = connect
@@ -95,7 +96,7 @@ class LiveAnnotator:
     ) -> Iterator[Query | Failure]:
         """Write queries; a passage whose answer cannot be used is a ``Failure``, and so is each unusable query."""
 
-        async def write(chat: ChatModel, passage: Passage) -> list[Query | Failure]:
+        async def write(chat: LanguageModel, passage: Passage) -> list[Query | Failure]:
             messages = prompts.generate_messages(passage, count=per_passage)
 
             def parse(text: str, key: str) -> list[Query | Failure]:
@@ -111,7 +112,7 @@ class LiveAnnotator:
     ) -> Iterator[Judgment | Failure]:
         """Grade the candidates of each query in one call; a query whose answer cannot be used is a ``Failure``."""
 
-        async def grade(chat: ChatModel, item: tuple[Query, Sequence[Passage]]) -> list[Judgment | Failure]:
+        async def grade(chat: LanguageModel, item: tuple[Query, Sequence[Passage]]) -> list[Judgment | Failure]:
             query, shown = item[0], prompts.shuffled(item[0].query_id, item[1])
             messages = prompts.judge_messages(query, shown, passage_chars=self._passage_chars)
 
@@ -124,7 +125,7 @@ class LiveAnnotator:
         yield from self._in_order(items, grade, progress or Silent())
 
     def _in_order(
-        self, items: Iterable[T], work: Callable[[ChatModel, T], Coroutine[Any, Any, list[R]]], progress: Progress
+        self, items: Iterable[T], work: Callable[[LanguageModel, T], Coroutine[Any, Any, list[R]]], progress: Progress
     ) -> Iterator[R]:
         """Run ``work`` over a sliding window of items and yield results in the items' order.
 
@@ -160,11 +161,11 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-async def _call(connect: Callable[[], ChatModel]) -> ChatModel:
+async def _call(connect: Callable[[], LanguageModel]) -> LanguageModel:
     return connect()  # inside the loop that will use it
 
 
-async def _finish(chat: ChatModel) -> None:
+async def _finish(chat: LanguageModel) -> None:
     unfinished = asyncio.all_tasks() - {asyncio.current_task()}
     for task in unfinished:
         task.cancel()
@@ -190,7 +191,7 @@ def _place(key: str) -> str:
 
 
 async def _ask(
-    chat: ChatModel, messages: list[prompts.Message], max_tokens: int, parse: Callable[[str, str], list[R]]
+    chat: LanguageModel, messages: list[prompts.Message], max_tokens: int, parse: Callable[[str, str], list[R]]
 ) -> list[R] | Failed:
     failed = Failed("not asked", "")
     for attempt in range(TRIES):
@@ -316,7 +317,7 @@ def make_annotator(spec: str, *, url: str, ledger_path: Path, passage_chars: int
         raise TokayError(f"--llm is {spec!r}; expected {FORMS}")
     endpoint(url)  # a wrong URL or a missing key stops the run before its work
 
-    def connect() -> ChatModel:
-        return ChatClient(model, url=url, ledger=Ledger(ledger_path))
+    def connect() -> LanguageModel:
+        return Door(Endpoint(model, url=url), Ledger(ledger_path))
 
     return LiveAnnotator(connect, name=spec, passage_chars=passage_chars)

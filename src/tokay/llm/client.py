@@ -1,4 +1,4 @@
-"""A client for any OpenAI-compatible chat endpoint: OpenAI, vLLM, SGLang, llama.cpp, Ollama, OpenRouter and others.
+"""Any OpenAI-compatible endpoint: OpenAI, vLLM, SGLang, llama.cpp, Ollama, OpenRouter and others.
 
 What goes wrong is told apart by whom it concerns: another try may mend it, this request alone is refused
 (``AskFailed``, counted), or no request of this run can succeed (``TokayError``, the run stops).
@@ -11,21 +11,20 @@ import json
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from tokay.errors import MissingExtra, TokayError
-from tokay.llm.ledger import Answer, Ledger, canonical, key_of
+from tokay.llm.door import AskFailed, NoText
+from tokay.llm.ledger import Answer, Usage, canonical
+from tokay.llm.limits import Limits
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_WAIT = 60.0
 """Seconds; a longer Retry-After is cut to this."""
-
-FAILURES_IN_A_ROW = 20
-"""Requests that come to nothing, one after another, before the run stops: an outage, not twenty odd passages."""
 
 NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
 """OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
@@ -67,18 +66,6 @@ def _httpx2() -> Any:
     return httpx2
 
 
-class AskFailed(Exception):
-    """One request came to nothing after all its attempts; the run goes on and counts it. ``key``: in the ledger."""
-
-    def __init__(self, reason: str, key: str = "") -> None:
-        super().__init__(reason)
-        self.key = key
-
-
-class NoText(AskFailed):
-    """The model answered without text: it refused, or spent its room on thoughts. More room may help."""
-
-
 class _Again(Exception):
     """This try failed, another may not; ``wait`` is what the server asked for, in seconds."""
 
@@ -86,20 +73,6 @@ class _Again(Exception):
         super().__init__(reason)
         self.wait = wait
         self.unreachable = unreachable
-
-
-class ChatModel(Protocol):
-    """Something that answers a chat prompt."""
-
-    @property
-    def name(self) -> str:
-        """As the user named it, such as ``openai:gpt-4o-mini``."""
-
-    async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
-        """The model's answer. A higher ``attempt`` asks again where the answer before could not be used."""
-
-    async def close(self) -> None:
-        """Give back what it holds."""
 
 
 class _Message(BaseModel):
@@ -117,14 +90,13 @@ class _Completion(BaseModel):
     usage: Any = None
 
 
-class ChatClient:
-    """Asks the ledger first, then the endpoint, with bounded concurrency and retries of what is worth retrying.
+class Endpoint:
+    """Sends requests to an endpoint, and retries what is worth retrying.
 
     Args:
         model: the model's name at the endpoint.
         url: base URL; empty: ``$OPENAI_BASE_URL``, else OpenAI.
-        ledger: where answers are kept; closed with the client.
-        concurrency: requests in flight at once.
+        limits: how many requests may be in flight.
         attempts: tries a request, waits between them doubling from one second with jitter, or as Retry-After says.
         timeout: seconds a try, from the first byte sent to the last received. Local servers queue, so it is long.
         sleep: for tests.
@@ -138,14 +110,14 @@ class ChatClient:
         model: str,
         *,
         url: str,
-        ledger: Ledger,
-        concurrency: int = 8,
+        limits: Limits | None = None,
         attempts: int = 5,
         timeout: float = 300.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         httpx2 = _httpx2()
         self.model = model
+        self.limits = limits or Limits()
         self.url, self._secret = endpoint(url)
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
@@ -154,14 +126,9 @@ class ChatClient:
         )
         self._broken, self._unreachable = httpx2.RequestError, (httpx2.ConnectError, httpx2.ConnectTimeout)
         self._timeout = timeout
-        self._ledger = ledger
-        self._slots = asyncio.Semaphore(concurrency)
         self._attempts = attempts
         self._sleep = sleep
         self._names: dict[str, str | None] = {}
-        self._in_flight: dict[str, asyncio.Future[Answer]] = {}
-        self._failed_in_a_row = 0
-        self._fatal: TokayError | None = None
 
     @property
     def name(self) -> str:
@@ -169,65 +136,30 @@ class ChatClient:
         return f"openai:{self.model}"
 
     async def close(self) -> None:
-        """Close all connections, and the ledger."""
+        """Close all connections."""
         await self._http.aclose()
-        self._ledger.close()
 
-    async def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, attempt: int = 0) -> Answer:
-        """The answer to a prompt, from the ledger when it was given before; temperature 0 where the model takes one.
-
-        Raises:
-            AskFailed: this request came to nothing; it is in the ledger as a failure and will be asked again.
-            TokayError: no request of this run can succeed (wrong key, wrong URL, no such model, server down).
-        """
-        request = {
-            "model": self.model,
-            "messages": [dict(message) for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": 0,
-        }
-        key = key_of({**request, "attempt": attempt})
-        if known := self._ledger.get(key):
-            return known
-        if key not in self._in_flight:
-            self._in_flight[key] = asyncio.ensure_future(self._ask(request, key))
-            self._in_flight[key].add_done_callback(lambda _: self._in_flight.pop(key, None))
-        return await self._in_flight[key]
-
-    async def _ask(self, request: Mapping[str, Any], key: str) -> Answer:
-        async with self._slots:
-            for tried in range(1, self._attempts + 1):
-                if self._fatal:
-                    raise self._fatal
-                began = time.perf_counter()
-                try:
-                    said = await self._try(request)
-                except _Again as again:
-                    if tried < self._attempts:
-                        backoff = 2.0 ** (tried - 1) * random.uniform(0.5, 1.0)
-                        await self._sleep(min(max(backoff, again.wait), LONGEST_WAIT))
-                        continue
-                    self._ledger.fail(request, Answer(key, ""), str(again), attempts=tried)
-                    if again.unreachable:
-                        raise self._stop(
-                            f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs"
-                        ) from None
-                    raise self._count(AskFailed(str(again), key)) from None
-                except AskFailed as refused:
-                    self._ledger.fail(request, Answer(key, ""), str(refused), attempts=tried)
-                    raise self._count(AskFailed(str(refused), key)) from None
-                except TokayError as error:
-                    self._ledger.fail(request, Answer(key, ""), str(error), attempts=tried)
-                    raise self._stop(str(error)) from None
-                answer = _answer(said, key, time.perf_counter() - began)
-                if not answer.text.strip():
-                    reason = self._clean(_silence(said.choices[0]))
-                    self._ledger.fail(request, answer, reason, attempts=tried)
-                    raise self._count(NoText(reason, key))
-                self._ledger.put(request, answer, attempts=tried)
-                self._failed_in_a_row = 0
-                return answer
-            raise AssertionError("unreachable: the last attempt returns or raises")
+    async def send(self, request: Mapping[str, Any]) -> Answer:
+        """The answer to a request; see ``Backend``."""
+        for tried in range(1, self._attempts + 1):
+            began = time.perf_counter()
+            try:
+                said = await self._try(request)
+            except _Again as again:
+                if tried < self._attempts:
+                    backoff = 2.0 ** (tried - 1) * random.uniform(0.5, 1.0)
+                    await self._sleep(min(max(backoff, again.wait), LONGEST_WAIT))
+                    continue
+                if again.unreachable:
+                    raise TokayError(
+                        f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs"
+                    ) from None
+                raise AskFailed(str(again), spent=Answer(attempts=tried)) from None
+            answer = _answer(said, time.perf_counter() - began, tried)
+            if not answer.text.strip():
+                raise NoText(self._clean(_silence(said.choices[0])), spent=answer)
+            return answer
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _try(self, request: Mapping[str, Any]) -> _Completion:
         """Send a request once, and read what comes."""
@@ -281,21 +213,6 @@ class ChatClient:
                 ) from None
             raise _Again(self._clean(f"not a chat completion: {text}")) from None
 
-    def _count(self, failed: AskFailed) -> AskFailed | TokayError:
-        """The failure of one request, or the end of the run when nothing else has come for long."""
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row < FAILURES_IN_A_ROW:
-            return failed
-        return self._stop(
-            f"{self.url} failed {FAILURES_IN_A_ROW} requests in a row, the last with {failed}; check the server and "
-            f"--llm {self.name}, then run again: what was answered is kept"
-        )
-
-    def _stop(self, message: str) -> TokayError:
-        """What ends the run, for this request and for those that wait."""
-        self._fatal = self._fatal or TokayError(message)
-        return self._fatal
-
     def _explain(self, status: int, reason: str) -> str:
         if status == 401:
             return f"{self.url} refused the key in OPENAI_API_KEY ({reason}); set the right one"
@@ -313,10 +230,12 @@ class ChatClient:
         return (words.replace(self._secret, "[key]") if self._secret else words)[:200]
 
 
-def _answer(said: _Completion, key: str, seconds: float) -> Answer:
+def _answer(said: _Completion, seconds: float, attempts: int) -> Answer:
     usage = said.usage if isinstance(said.usage, dict) else {}
-    counts = [n if isinstance(n := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")]
-    return Answer(key, said.choices[0].message.content or "", counts[0], counts[1], seconds)
+    prompt, completion = (
+        n if isinstance(n := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
+    )
+    return Answer(said.choices[0].message.content or "", usage=Usage(prompt, 0, completion, seconds), attempts=attempts)
 
 
 def _silence(choice: _Choice) -> str:

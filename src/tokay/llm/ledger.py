@@ -19,30 +19,59 @@ from tokay.errors import TokayError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, status TEXT NOT NULL, answer TEXT NOT NULL,
-    reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, stage TEXT NOT NULL, request TEXT NOT NULL, status TEXT NOT NULL,
+    answer TEXT NOT NULL, numbers TEXT NOT NULL, reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, price REAL, seconds REAL NOT NULL,
     attempts INTEGER NOT NULL, created REAL NOT NULL
 )
 """
 
 _WRITE = """
-INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET
-    status = excluded.status, answer = excluded.answer, reason = excluded.reason,
-    prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET
+    stage = excluded.stage, status = excluded.status, answer = excluded.answer, numbers = excluded.numbers,
+    reason = excluded.reason,
+    prompt_tokens = excluded.prompt_tokens, cached_tokens = excluded.cached_tokens,
+    completion_tokens = excluded.completion_tokens,
+    price = COALESCE(answers.price + excluded.price, excluded.price, answers.price),
     seconds = excluded.seconds, attempts = answers.attempts + excluded.attempts, created = excluded.created
 WHERE answers.status <> 'ok'
 """
 
+_READ = """
+SELECT answer, numbers, prompt_tokens, cached_tokens, completion_tokens, seconds, attempts
+FROM answers WHERE key = ? AND status = 'ok'
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Tokens of one request as the model counted them, 0 where it did not say; ``cached`` are part of ``prompt``.
+
+    ``seconds`` is the time from sending to the last byte, of the try that succeeded.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    seconds: float = 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model said. ``key`` is where the ledger keeps it; tokens are 0 where the server did not count them."""
+    """What a model said to one request.
 
-    key: str
-    text: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
+    ``text`` answers a chat; ``first`` holds the log-probabilities (nats) of its likeliest first tokens when they were
+    asked for. ``values`` and ``tokens`` answer a question for likelihoods: log P (nats) and the number of tokens of
+    each continuation. ``key`` is where the ledger keeps it.
+    """
+
+    text: str = ""
+    first: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
+    usage: Usage = Usage()
+    attempts: int = 1
+    key: str = ""
 
 
 def canonical(request: Mapping[str, Any]) -> str:
@@ -77,21 +106,33 @@ class Ledger:
     def get(self, key: str) -> Answer | None:
         """The answer to a request that succeeded before."""
         try:
-            row = self._db.execute(
-                "SELECT answer, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ? AND status = 'ok'",
-                (key,),
-            ).fetchone()
+            row = self._db.execute(_READ, (key,)).fetchone()
         except sqlite3.DatabaseError as error:
             raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
-        return Answer(key, *row) if row else None
+        if row is None:
+            return None
+        text, numbers, prompt, cached, completion, seconds, attempts = row
+        found = json.loads(numbers)
+        return Answer(
+            text=text,
+            first=found["first"],
+            values=tuple(found["values"]),
+            tokens=tuple(found["tokens"]),
+            usage=Usage(prompt, cached, completion, seconds),
+            attempts=attempts,
+            key=key,
+        )
 
-    def put(self, request: Mapping[str, Any], answer: Answer, *, attempts: int = 1) -> None:
+    def put(self, request: Mapping[str, Any], answer: Answer, stage: str = "", price: float | None = None) -> None:
         """Commit an answer; after this returns it is never asked for again."""
-        self._write(request, "ok", answer, "", attempts)
+        self._write(request, "ok", answer, "", stage, price)
 
-    def fail(self, request: Mapping[str, Any], spent: Answer, reason: str, *, attempts: int = 1) -> None:
+    def fail(
+        self, request: Mapping[str, Any], spent: Answer, reason: str, stage: str = "", price: float | None = None
+    ) -> None:
         """Record why a request came to nothing, and the tokens that it took. An answer that is there stays."""
-        self._write(request, "failed", dataclasses.replace(spent, text=""), reason, attempts)
+        nothing = Answer(usage=spent.usage, attempts=spent.attempts, key=spent.key)
+        self._write(request, "failed", nothing, reason, stage, price)
 
     def counts(self) -> dict[str, int]:
         """Rows by status, and the tokens of all of them."""
@@ -108,18 +149,25 @@ class Ledger:
         """Fold the write-ahead log into the file."""
         self._db.close()
 
-    def _write(self, request: Mapping[str, Any], status: str, answer: Answer, reason: str, attempts: int) -> None:
+    def _write(
+        self, request: Mapping[str, Any], status: str, answer: Answer, reason: str, stage: str, price: float | None
+    ) -> None:
+        numbers = {"first": dict(answer.first), "values": answer.values, "tokens": answer.tokens}
         values = (
             answer.key,
             str(request.get("model", "")),
+            stage,
             canonical(request),
             status,
             answer.text,
+            json.dumps(numbers),
             reason,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            answer.seconds,
-            attempts,
+            answer.usage.prompt,
+            answer.usage.cached,
+            answer.usage.completion,
+            price,
+            answer.usage.seconds,
+            answer.attempts,
             time.time(),
         )
         try:
