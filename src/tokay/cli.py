@@ -227,11 +227,12 @@ def trace(
     out.print(f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}")
     out.print(f"the LLM's answer: {escape(q.answer_id)}")
     seed = found.seed
-    out.print(
-        f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} "
-        f"to {seed.end})"
-    )
-    out.print(escape(seed.text))
+    if seed:
+        out.print(
+            f"\nwritten from [bold]{escape(seed.passage_id)}[/bold] ({escape(seed.source)}, characters {seed.start} "
+            f"to {seed.end})"
+        )
+        out.print(escape(seed.text))
     out.print("\ncandidates" if found.candidates else "\nnot judged: the seed is the positive")
     for candidate, passage, judgment in found.candidates:
         grade = f"grade {judgment.grade}{' best' if judgment.best else ''}" if judgment else "unjudged"

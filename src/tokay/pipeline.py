@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.qrels import check_labels, read_labels, write_beir
 from tokay.evaluate.verdict import (
-    Ranking,
     Side,
     hits_of,
     judge_systems,
@@ -41,22 +41,25 @@ from tokay.records import (
     Part,
     Passage,
     Query,
+    Rating,
     Score,
 )
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
-from tokay.settings import Settings, resolve, to_toml
+from tokay.search.hybrid import Ranking
+from tokay.searchlog import answered_by, read_log
+from tokay.settings import ExampleSettings, Settings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
 from tokay.store import Run, StageOutput, fingerprint
 
 CODE: dict[str, tuple[str, ...]] = {
     "corpus": ("tokay.corpus", "tokay.records"),
     "split": ("tokay.split", "tokay.records"),
-    "generate": ("tokay.annotate", "tokay.records"),
+    "generate": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
     "vectors": ("tokay.vectors", "tokay.models", "tokay.search.dense", "tokay.evaluate.metrics"),
     "mine": ("tokay.mine", "tokay.search", "tokay.records"),
-    "judge": ("tokay.annotate", "tokay.records"),
+    "judge": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
     "examples": ("tokay.examples", "tokay.records"),
     "train": ("tokay.train", "tokay.models"),
     "evaluate": ("tokay.evaluate", "tokay.search", "tokay.models", "tokay.vectors", "tokay.records"),
@@ -190,7 +193,7 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
         settings.llm,
         url=settings.llm_url,
         ledger_path=run / "ledger.sqlite",
-        passage_chars=settings.judge.passage_chars,
+        settings=settings,
     )
 
 
@@ -225,7 +228,8 @@ class _Distillation:
         self.source = source
         self.annotator = annotator
         self.base_folder = base
-        self.progress = _Numbered(progress, 9 + bool(settings.qrels) + settings.refit)
+        extra = (bool(settings.qrels), settings.refit, "initial" in settings.mine.retrievers)
+        self.progress = _Numbered(progress, 9 + sum(extra))
         self.done: list[str] = []
 
     def dry_run(self) -> None:
@@ -240,6 +244,8 @@ class _Distillation:
         self.confirm(confirm)
         self.generate()
         self.vectors()
+        if "initial" in self.settings.mine.retrievers:
+            self.initial()
         self.mine()
         self.judge()
         self.examples()
@@ -273,8 +279,14 @@ class _Distillation:
     def passages(self) -> Iterator[Passage]:
         return self.store.table("corpus", "passages", Passage)
 
+    def asked(self) -> Iterator[Query]:
+        """Queries that candidates are mined and judged for: the LLM's, then those of the user's log."""
+        return itertools.chain(*(self.store.table("generate", table, Query) for table in ("queries", "log")))
+
     def queries(self) -> Iterator[Query]:
-        return self.store.table("generate", "queries", Query)
+        """Queries with their parts: the LLM's, and, once it is judged, what of the log some passage answers."""
+        tables = [("generate", "queries"), *([("judge", "answered")] if self.store.is_done("judge") else [])]
+        return itertools.chain(*(self.store.table(stage, table, Query) for stage, table in tables))
 
     def parts(self) -> dict[str, Part]:
         return parts_of(list(self.store.table("split", "documents", Document)), self.passages())
@@ -385,13 +397,18 @@ class _Distillation:
 
             written = out.write("queries", Query, queries())
             out.write("failures", Failure, failures)
-            if not written:
+            asked = out.write("log", Query, read_log(Path(self.settings.log)) if self.settings.log else ())
+            if not written + asked:
                 reason = failures[0].reason if failures else "no passage of this corpus was recorded"
                 raise TokayError(
                     f"{self.settings.llm} wrote no usable query for {len(sampled)} passages; first reason: {reason}"
                 )
 
-        key = {**settings.model_dump(mode="json"), "annotator": self.annotator.version}
+        key = {
+            **settings.model_dump(mode="json"),
+            "annotator": self.annotator.version("generate"),
+            "log": fingerprint(Path(self.settings.log)) if self.settings.log else "",
+        }
         self.stage("generate", work, settings=key, reads=("corpus", "split"))
 
     def vectors(self) -> None:
@@ -402,7 +419,7 @@ class _Distillation:
             from tokay.vectors import CUTS, choose_cut, encode_corpus, try_cuts, with_cut
 
             base = Embedder.load(self.base_folder)
-            asked = [q for q in self.queries() if q.part != "test"]
+            asked = [q for q in self.queries() if q.part != "test" and q.seed_id]
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
@@ -414,66 +431,101 @@ class _Distillation:
         key = {"cut": wanted, "base": fingerprint(self.base_folder)}
         self.stage("vectors", work, settings=key, reads=("corpus", "generate"))
 
-    def mine(self) -> None:
-        settings = self.settings.mine
+    def initial(self) -> None:
+        """Gecko's footnote 1: an embedder trained on (query, seed) with in-batch negatives only, to mine with."""
+        settings = self.settings.train
 
         def work(out: StageOutput) -> None:
-            queries = [q for q in self.queries() if q.judged]
+            from tokay.models.embedder import Embedder
+
+            rows = make_examples(self.queries(), (), (), self.parts(), ExampleSettings())
+            self.train_on([row for row in rows if row.part == "train"], out)
+            self.encode_tuned(Embedder.load(out.path / "model"), out)
+
+        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        self.stage("initial", work, settings=key, reads=("corpus", "split", "generate", "vectors"), code="train")
+
+    def mine(self) -> None:
+        settings = self.settings.mine
+        with_initial = "initial" in settings.retrievers
+
+        def work(out: StageOutput) -> None:
+            queries = [q for q in self.asked() if q.judged]
             texts = [q.text for q in queries]
             ids = [p.passage_id for p in self.passages()]
             self.progress.start("mining candidates", None)
-            vectors = np.load(self.store.path / "vectors" / "base.npy", mmap_mode="r")
-            dense = top_k(unit(self.base().encode(texts, kind="query")), vectors, DEPTH)
             proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
-            out.write("candidates", Candidate, mine(queries, proposed, ids, dense, self.bm25(texts), settings))
+            rankings = {"base": self.nearest(self.base(), texts, "vectors/base.npy"), "bm25": self.bm25(texts)}
+            if with_initial:
+                from tokay.models.embedder import Embedder
+
+                initial = Embedder.load(self.store.path / "initial" / "model")
+                rankings["initial"] = self.nearest(initial, texts, "initial/tuned.npy")
+            found = mine(queries, ids, rankings, settings, proposed=proposed, known=self.known())
+            out.write("candidates", Candidate, found)
 
         key = {
             **settings.model_dump(mode="json"),
-            "annotator": self.annotator.version,
+            "annotator": self.annotator.version("mine"),
             "base": fingerprint(self.base_folder),
         }
-        self.stage("mine", work, settings=key, reads=("corpus", "generate", "vectors"))
+        reads = ("corpus", "generate", "vectors", *(["initial"] if with_initial else []))
+        self.stage("mine", work, settings=key, reads=reads)
+
+    def nearest(self, model: Any, texts: Sequence[str], vectors: str) -> Ranking:
+        passages = np.load(self.store.path / vectors, mmap_mode="r")
+        return top_k(unit(model.encode(texts, kind="query")), passages, DEPTH)
+
+    def known(self) -> dict[str, list[str]]:
+        """Query id -> passages that somebody says answer it, beside the seed."""
+        return {}
 
     def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
         return BM25(f"{p.title} {p.text}" for p in self.passages()).search(texts, depth)
 
     def judge(self) -> None:
         def work(out: StageOutput) -> None:
-            failures: list[Failure] = []
             listed: dict[str, list[str]] = {}
             for candidate in self.store.table("mine", "candidates", Candidate):
                 listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
             needed = {p for ids in listed.values() for p in ids}
             texts = {p.passage_id: p for p in self.passages() if p.passage_id in needed}
-            items = ((q, [texts[p] for p in listed[q.query_id]]) for q in self.queries() if q.query_id in listed)
+            items = ((q, [texts[p] for p in listed[q.query_id]]) for q in self.asked() if q.query_id in listed)
             self.progress.start("judging candidates", len(listed))
+            found: dict[type, list[Any]] = {Judgment: [], Failure: []}
 
-            def judgments() -> Iterator[Judgment]:
+            def ratings() -> Iterator[Rating]:
                 for item in self.annotator.judge(items, progress=self.progress):
-                    if isinstance(item, Failure):
-                        failures.append(item)
-                    else:
+                    if isinstance(item, Rating):
                         yield item
+                    else:
+                        found[type(item)].append(item)
 
-            out.write("judgments", Judgment, judgments())
-            out.write("failures", Failure, failures)
+            out.write("ratings", Rating, ratings())
+            out.write("judgments", Judgment, found[Judgment])
+            out.write("failures", Failure, found[Failure])
+            answered = answered_by(self.store.table("generate", "log", Query), found[Judgment], self.parts())
+            out.write("answered", Query, (q for q, part in answered if part))
+            out.write("gaps", Query, (q for q, part in answered if not part))
 
-        key = {**self.settings.judge.model_dump(mode="json"), "annotator": self.annotator.version}
-        self.stage("judge", work, settings=key, reads=("corpus", "generate", "mine"))
+        key = {**self.settings.judge.model_dump(mode="json"), "annotator": self.annotator.version("judge")}
+        self.stage("judge", work, settings=key, reads=("corpus", "split", "generate", "mine"))
 
     def examples(self) -> None:
         def work(out: StageOutput) -> None:
-            rows = make_examples(
-                self.queries(),
-                self.store.table("mine", "candidates", Candidate),
-                self.store.table("judge", "judgments", Judgment),
-                self.parts(),
-                self.settings.examples,
-            )
-            out.write("examples", Example, rows)
+            out.write("examples", Example, self.rows_of(self.parts()))
 
         key = self.settings.examples.model_dump(mode="json")
         self.stage("examples", work, settings=key, reads=("corpus", "split", "generate", "mine", "judge"))
+
+    def rows_of(self, parts: Mapping[str, Part] | None) -> Iterator[Example]:
+        return make_examples(
+            self.queries(),
+            self.store.table("mine", "candidates", Candidate),
+            self.store.table("judge", "judgments", Judgment),
+            parts,
+            self.settings.examples,
+        )
 
     def train(self) -> None:
         settings = self.settings.train
@@ -503,13 +555,7 @@ class _Distillation:
         def work(out: StageOutput) -> None:
             from tokay.models.embedder import Embedder
 
-            rows = make_examples(
-                self.queries(),
-                self.store.table("mine", "candidates", Candidate),
-                self.store.table("judge", "judgments", Judgment),
-                None,
-                self.settings.examples,
-            )
+            rows = self.rows_of(None)
             self.train_on(list(rows), out)
             self.encode_tuned(Embedder.load(out.path / "model"), out)
 
@@ -580,7 +626,7 @@ class _Distillation:
             )
             test_qrels = {q.query_id: qrels[q.query_id] for q in test}
             scores, verdict = judge_systems(
-                systems, test_qrels, judged, ids, {q.query_id: q.seed_id for q in test}, settings
+                systems, test_qrels, judged, ids, {q.query_id: q.seed_id or q.query_id for q in test}, settings
             )
             verdict |= {"weights": weights, "use": "tuned" if verdict["better"] else "base"}
             out.write("scores", Score, scores)

@@ -106,28 +106,51 @@ class Query:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A passage that may answer a query; ranks count from 1, and 0 means that the source did not return it."""
+    """A passage that may answer a query; ranks count from 1, and 0 means that the retriever did not return it.
+
+    ``rank`` is the fused one; ``base`` is the base model, ``initial`` an embedder trained on the seeds alone.
+    """
 
     query_id: str
     passage_id: str
     rank: int
-    dense_rank: int
-    dense_score: float
+    base_rank: int
+    base_score: float
+    initial_rank: int
+    initial_score: float
     bm25_rank: int
     bm25_score: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Judgment:
-    """The LLM's grade of one (query, passage): 3 answers fully, 2 also right, 1 same topic, 0 not useful.
+class Rating:
+    """One number that one judge gave to one (query, passage), as it came: all of them are kept.
 
-    ``best`` marks the one passage that the searcher would open first. A pair that was never judged has no
-    record: it is unjudged, not grade 0.
+    ``judge`` says what it is: ``likelihood`` is log P(query | passage) in nats, ``relevance:G`` log P(grade G),
+    ``listwise:T`` the grade of turn T, ``pointwise`` a grade or its expectation, ``cross-encoder`` a logit.
+    """
+
+    query_id: str
+    passage_id: str
+    judge: str
+    value: float
+    prompt: str
+    answer_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judgment:
+    """What the ratings of one (query, passage) come to: 3 answers fully, 2 also right, 1 same topic, 0 not useful.
+
+    ``score`` orders the candidates of its query, higher is better; across queries it means nothing. ``best`` marks
+    the one passage that the searcher would open first. A pair that was never judged has no record: it is
+    unjudged, not grade 0.
     """
 
     query_id: str
     passage_id: str
     grade: int
+    score: float
     best: bool
     prompt: str
     answer_id: str

@@ -248,7 +248,7 @@ def _trace(trace: Trace) -> str:
         f'<details id="q-{_e(query.query_id)}"><summary>{_e(query.text)}</summary>'
         f"<p>query <code>{_e(query.query_id)}</code>; task: {_e(query.task)}; part: {query.part}; prompt: "
         f"{_e(query.prompt)}</p>"
-        f"<p>written from <code>{_e(query.seed_id)}</code></p>{_passage(trace.seed)}"
+        + (f"<p>written from <code>{_e(query.seed_id)}</code></p>{_passage(trace.seed)}" if trace.seed else "")
         + (f"<p>positive{moved}: <code>{_e(positive.passage_id)}</code></p>" if positive else "")
         + (
             _table(["grade", "rank", "candidate"], graded, numbers_from=9)

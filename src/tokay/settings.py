@@ -49,39 +49,93 @@ class SplitSettings(_Section):
     seed: int = 0
 
 
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+"""Wording -> how often, relative to the others."""
+
+
 class GenerateSettings(_Section):
     """Gecko 3.2. The paper publishes neither its prompt nor the number of queries per passage."""
 
-    passages: Annotated[int, Field(ge=1)] = Field(2000, description="passages sampled for query writing")
+    passages: Annotated[int, Field(ge=0)] = Field(
+        2000, description="passages sampled for query writing; 0: none, for a run on a log alone"
+    )
     queries_per_passage: Annotated[int, Field(ge=1, le=10)] = Field(2, description="as in the recorded demo data")
+    about: str = Field("", description="one line: what the people who search here look for")
+    language: str = Field("", description="of the queries; empty: the passage's own, detected")
+    kinds: Weights = Field(
+        {
+            "a question": 1,
+            "a few keywords": 1,
+            "a statement to check": 1,
+            "an error or a symptom": 1,
+            "something that one wants to do": 1,
+            "a sentence of like meaning": 1,
+        },
+        description="uniform, which Gecko's table 4 found best",
+    )
+    lengths: Weights = Field({"3 to 6 words": 1, "7 to 12 words": 2, "13 to 25 words": 1}, description="our choice")
+    difficulties: Weights = Field(
+        {"about the main point": 2, "about a detail or an edge case": 1, "in other words than the passage uses": 1},
+        description="our choice",
+    )
+    personas: Weights = Field(
+        {"a newcomer": 1, "someone who knows the field": 2, "someone in a hurry": 1}, description="our choice"
+    )
     seed: int = 0
 
 
+Retriever = Literal["base", "initial", "bm25"]
+
+
 class MineSettings(_Section):
-    """Candidates per query: Gecko's 3.3 looks at N nearest neighbours; N = 20 can be inferred from its tables."""
+    """Candidates per query: Gecko's 3.3 looks at N nearest neighbours of an initial embedder."""
 
     candidates: Annotated[int, Field(ge=2, le=100)] = Field(
-        10, description="our choice: one prompt holds them all, at half the price of 20"
+        20, description="Gecko's N; the paper does not state it, its tables 3 and 5 show p_20 as the last"
     )
-    rrf_k: Annotated[int, Field(ge=0)] = Field(60, description="fusion of dense and BM25 ranks, Cormack et al. 2009")
+    retrievers: Annotated[tuple[Retriever, ...], Field(min_length=1)] = Field(
+        ("base", "bm25"),
+        description="whose rankings are fused; initial: an embedder trained on (query, seed) first, Gecko's footnote 1",
+    )
+    rrf_k: Annotated[int, Field(ge=0)] = Field(60, description="of that fusion, Cormack et al. 2009")
 
 
 class JudgeSettings(_Section):
-    """One graded, listwise call per query."""
+    """Which passages answer a query."""
 
+    by: Literal["auto", "gecko", "relevance", "pointwise", "listwise", "cascade", "cross-encoder"] = Field(
+        "auto", description="auto: gecko where the model gives log-probabilities of prompts, else listwise"
+    )
     passage_chars: Annotated[int, Field(ge=50)] = Field(900, description="characters of a candidate that are shown")
+    turns: Annotated[int, Field(ge=1, le=4)] = Field(2, description="listwise: how often, each in another order")
+    rrf_k: Annotated[int, Field(ge=0)] = Field(0, description="gecko: R = 1/(k + r_QL) + 1/(k + r_RC); 0 in the paper")
+    strong_llm: str = Field("", description="cascade: judges what is disputed; empty: the same model")
+    strong_url: str = Field("", description="where it is; empty: the same endpoint")
+    cross_encoder: str = Field("", description="cross-encoder: a folder or a Hub name")
 
 
 class ExampleSettings(_Section):
-    """Choosing positive and negatives from stored judgments."""
+    """Choosing positives and negatives from stored judgments: re-runnable, asks nothing."""
 
-    relabel: bool = Field(True, description="positive = best grade, seed or not (Gecko 3.3); off: always the seed")
+    relabel: bool = Field(True, description="positive = best passage, seed or not (Gecko 3.3); off: always the seed")
+    positives: Annotated[int, Field(ge=1, le=16)] = Field(1, description="rows of a query, one for each of its best")
     negatives: Annotated[int, Field(ge=0, le=16)] = Field(
         0, description="hard negatives per row; see docs/log.md: they did not help on either corpus"
     )
+    policy: Literal["graded", "gecko", "percpos"] = Field(
+        "graded",
+        description="who may be a hard negative; graded: by grade; gecko: the lowest-scored candidates (p_N); percpos: "
+        "those that the base scores below 95 % of the positive (NV-Retriever, 2407.15831)",
+    )
     negative_max_grade: Annotated[int, Field(ge=0, le=1)] = Field(1, description="a hard negative has at most this")
     negative_choice: Literal["last", "random", "first"] = Field(
-        "last", description="Gecko table 3: the lowest-ranked candidate beats a random one"
+        "last", description="by rank; Gecko table 3: the lowest-ranked candidate beats a random one"
+    )
+    percpos: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="NV-Retriever's share of the positive's score"
+    )
+    round_trip: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="drop a query whose seed is not among the first K of its retriever (Promptagator); 0: keep all"
     )
     seed: int = 0
 
@@ -139,6 +193,7 @@ class Settings(_Section):
     base: str = "minilm"
     queries: str = ""
     qrels: str = ""
+    log: str = Field("", description="a text file with a user's real queries, one a line, without labels")
     refit: bool = False
     corpus: CorpusSettings = CorpusSettings()
     split: SplitSettings = SplitSettings()
@@ -218,4 +273,6 @@ def to_toml(settings: Settings) -> str:
 def _literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k, ensure_ascii=False)} = {_literal(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)

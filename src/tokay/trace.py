@@ -15,13 +15,14 @@ class Trace:
     """All records of one query. ``candidates`` are in rank order; a missing judgment means unjudged."""
 
     query: Query
-    seed: Passage
+    seed: Passage | None  # queries of a log have none
     candidates: tuple[tuple[Candidate, Passage, Judgment | None], ...]
     example: Example | None
 
     def passage(self, passage_id: str) -> Passage | None:
         """A passage of this trace by id."""
-        known = {self.seed.passage_id: self.seed} | {p.passage_id: p for _, p, _ in self.candidates}
+        seed = {self.seed.passage_id: self.seed} if self.seed else {}
+        known = seed | {p.passage_id: p for _, p, _ in self.candidates}
         return known.get(passage_id)
 
 
@@ -32,7 +33,9 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
         TokayError: an id that the run does not have.
     """
     wanted = set(query_ids)
-    queries = {q.query_id: q for q in run.table("generate", "queries", Query) if q.query_id in wanted}
+    tables = [("generate", "queries"), ("judge", "answered"), ("judge", "gaps")]
+    asked = (q for stage, table in tables for q in run.table(stage, table, Query))
+    queries = {q.query_id: q for q in asked if q.query_id in wanted}
     if missing := sorted(wanted - set(queries)):
         raise TokayError(
             f"{run.path} has no query {missing[0]!r}; ids stand in report.html and in generate/queries.parquet, "
@@ -51,7 +54,7 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
     return [
         Trace(
             query=query,
-            seed=passages[query.seed_id],
+            seed=passages.get(query.seed_id),
             candidates=tuple(
                 (c, passages[c.passage_id], judgments.get((query.query_id, c.passage_id)))
                 for c in sorted(candidates[query.query_id], key=lambda c: c.rank)

@@ -25,7 +25,7 @@ from tokay.llm.ledger import Answer, Ledger, canonical, key_of
 from tokay.llm.limits import Limits
 from tokay.records import Passage
 
-MESSAGES = generate_messages(Passage("p", "d", "t", "a river of stone and cloud", "", ""), count=1)
+MESSAGES = generate_messages(Passage("p", "d", "t", "a river of stone and cloud", "", ""), ["a question"])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from tokay.progress import Progress
-from tokay.records import Failure, Judgment, Passage, Query
+from tokay.records import Failure, Judgment, Passage, Query, Rating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,11 @@ class Annotator(Protocol):
     def name(self) -> str:
         """As the user named it."""
 
-    @property
-    def version(self) -> str:
-        """Changes whenever the answers may: model and prompts, or the recording's digest. Part of stage keys."""
+    def version(self, stage: str) -> str:
+        """Changes whenever the answers of ``generate``, ``mine`` or ``judge`` may; part of the stage's key.
+
+        Of a live model, its name and prompts; of a recording, its digest.
+        """
 
     @property
     def paid(self) -> bool:
@@ -53,5 +55,5 @@ class Annotator(Protocol):
 
     def judge(
         self, items: Iterable[tuple[Query, Sequence[Passage]]], *, progress: Progress | None = None
-    ) -> Iterator[Judgment | Failure]:
-        """Grades of the candidates of each query."""
+    ) -> Iterator[Rating | Judgment | Failure]:
+        """Ratings and grades of the candidates of each query, which come in the retriever's order."""

@@ -59,8 +59,12 @@ class RecordedAnnotator:
             self._judgments[row["query_id"]][row["passage_id"]] = row
             self._hashes[row["passage_id"]] = row["passage_sha256"]
         files = [*_COLUMNS, "signatures.parquet"]
-        self.version = " ".join(file_sha256(folder / name) for name in files if (folder / name).is_file())
+        self._digest = " ".join(file_sha256(folder / name) for name in files if (folder / name).is_file())
         self._signatures = _read_signatures(folder / "signatures.parquet")
+
+    def version(self, stage: str) -> str:
+        """The recording's digest."""
+        return self._digest
 
     @property
     def seeds(self) -> set[str]:
@@ -144,6 +148,7 @@ class RecordedAnnotator:
                     query_id=query.query_id,
                     passage_id=passage.passage_id,
                     grade=int(row["grade"]),
+                    score=float(row["grade"]) + 0.5 * bool(row["best"]),
                     best=bool(row["best"]),
                     prompt=PROMPT,
                     answer_id=f"{self.name} judgments.parquet {query.query_id} {passage.passage_id}",

@@ -16,11 +16,8 @@ from tokay.evaluate.metrics import evaluate_run, judged_share
 from tokay.evaluate.significance import Comparison, compare, sentence
 from tokay.records import Hit, Judgment, Query, Score
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import choose_weight, fuse
+from tokay.search.hybrid import Ranking, choose_weight, fuse
 from tokay.settings import EvaluateSettings
-
-Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Indices of passages and their scores, (Q, depth) each, best first; index -1 where there is nothing."""
 
 METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
 PRIMARY = "ndcg@10"
@@ -68,7 +65,7 @@ def qrels_of(
     for judgment in judgments:
         gain = judgment.grade if judgment.grade >= relevant_grade else 0
         grades.setdefault(judgment.query_id, {})[judgment.passage_id] = gain
-    qrels = {q.query_id: grades.get(q.query_id) or {q.seed_id: 3} for q in queries}
+    qrels = {q.query_id: grades.get(q.query_id) or ({q.seed_id: 3} if q.seed_id else {}) for q in queries}
     qrels = {q: gains for q, gains in qrels.items() if any(gains.values())}
     return qrels, {q: set(gains) for q, gains in qrels.items()}
 

@@ -21,6 +21,7 @@ from tokay.errors import MissingExtra, TokayError
 from tokay.llm.door import AskFailed, NoText
 from tokay.llm.ledger import Answer, Usage, canonical
 from tokay.llm.limits import Limits
+from tokay.llm.probe import Abilities
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_WAIT = 60.0
@@ -134,6 +135,10 @@ class Endpoint:
     def name(self) -> str:
         """As the user named it."""
         return f"openai:{self.model}"
+
+    async def abilities(self) -> Abilities:
+        """Placeholder."""
+        return Abilities()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -16,6 +16,7 @@ from tokay.errors import TokayError
 from tokay.llm.ledger import Answer, Ledger, key_of
 from tokay.llm.limits import Limits
 from tokay.llm.prices import Purse
+from tokay.llm.probe import Abilities
 
 Messages = Sequence[Mapping[str, str]]
 """A chat: role and content of each message."""
@@ -61,6 +62,9 @@ class LanguageModel(Protocol):
     async def logprobs(self, context: str, continuations: Sequence[str]) -> Answer:
         """Log P of each continuation after a context; see ``Door``."""
 
+    async def abilities(self) -> Abilities:
+        """What it can be asked."""
+
     async def close(self) -> None:
         """Give back what it holds."""
 
@@ -87,6 +91,9 @@ class Backend(Protocol):
             AskFailed: this request came to nothing.
             TokayError: no request of this run can succeed (wrong key, wrong URL, no such model, server down).
         """
+
+    async def abilities(self) -> Abilities:
+        """What the model can be asked; finding out may take a few requests."""
 
     async def close(self) -> None:
         """Give back what it holds."""
@@ -159,6 +166,10 @@ class Door:
         """
         request = {"model": self._backend.model, "context": context, "continuations": list(continuations)}
         return await self._ask(request, 0)
+
+    async def abilities(self) -> Abilities:
+        """What the model can be asked."""
+        return await self._backend.abilities()
 
     async def close(self) -> None:
         """Close the backend and the ledger."""

@@ -73,7 +73,7 @@ class Embedder(nn.Module):
             backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
-        limit = min(config.max_tokens or 10**9, *_position_limits(backbone, tokenizer))
+        limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
@@ -346,7 +346,8 @@ def _json(*paths: Path) -> Any:
     return {}
 
 
-def _position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
+def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
+    """What bounds the length of a text, in tokens: the tokenizer's limit and the backbone's positions."""
     limits = [int(min(tokenizer.model_max_length, 10**9))]
     positions = getattr(backbone.config, "max_position_embeddings", None)
     if positions:  # RoBERTa's positions start behind the padding index

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,16 @@ STOP_WORDS = frozenset(
 """Lucene's English list."""
 
 
+_ASKING = frozenset("how what which when where who why do does did can could should i you we my your me".split())
+
+
 class BM25:
     """An index in memory. Equal scores are in order of index; a passage without a query word is no hit."""
 
     def __init__(self, texts: Iterable[str], *, k1: float = K1, b: float = B) -> None:
         import bm25s
-        import Stemmer
 
-        self._stem = Stemmer.Stemmer("english").stemWord
+        self._stem = _stemmer()
         self._stemmed: dict[str, str] = {}
         self._ids: dict[str, int] = {}
         tokens = [[self._ids.setdefault(token, len(self._ids)) for token in self._tokens(text)] for text in texts]
@@ -60,6 +63,20 @@ class BM25:
             if stem is None:
                 stem = self._stemmed[token] = self._stem(token)
             yield stem
+
+
+def content_words(text: str) -> list[str]:
+    """Stems of a text's words without stop words and without the words of questions: what it is about."""
+    stem = _stemmer()
+    return [stem(word) for word in re.findall(r"\w+", text.lower()) if word not in STOP_WORDS | _ASKING]
+
+
+@functools.cache
+def _stemmer() -> Callable[[str], str]:
+    import Stemmer
+
+    stem: Callable[[str], str] = Stemmer.Stemmer("english").stemWord
+    return stem
 
 
 def tokenize(text: str) -> Iterator[str]:

@@ -17,18 +17,26 @@ Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 T = TypeVar("T", bound=Hashable)
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[T]], *, k: int = 60) -> list[T]:
-    """Items by ``sum_r 1 / (k + rank_r)``, ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
+def fused_ranks(rankings: Sequence[Sequence[T]], *, k: int) -> dict[T, float]:
+    """``sum_r 1 / (k + rank_r)`` of every item, ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
 
-    Equal sums are in order of the best rank, then of ``str(item)``, so the order of ``rankings`` does not matter.
+    Gecko has k = 0 (2403.20327, appendix A), Cormack et al. 60. The order of ``rankings`` does not matter.
     """
-    sums: dict[T, list[float]] = {}
+    parts: dict[T, list[float]] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, 1):
+            parts.setdefault(item, []).append(1 / (k + rank))
+    return {item: sum(sorted(shares)) for item, shares in parts.items()}
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[T]], *, k: int = 60) -> list[T]:
+    """Items by ``fused_ranks``; equal sums are in order of the best rank, then of ``str(item)``."""
+    sums = fused_ranks(rankings, k=k)
     best: dict[T, int] = {}
     for ranking in rankings:
         for rank, item in enumerate(ranking, 1):
-            sums.setdefault(item, []).append(1 / (k + rank))
             best[item] = min(rank, best.get(item, rank))
-    return sorted(sums, key=lambda item: (-sum(sorted(sums[item])), best[item], str(item)))
+    return sorted(sums, key=lambda item: (-sums[item], best[item], str(item)))
 
 
 def fuse(dense: Ranking, bm25: Ranking, weight: float) -> Ranking:
