@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import tokay
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay import cli
-from tokay.records import Document, Example, Judgment, Passage, Query, Score, sha256_text
+from tokay.records import Candidate, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
 HOSTILE = '<script>alert("x")</script> </pre> \u202e [bold]not markup[/bold] '
 FAST = [
@@ -240,9 +241,47 @@ def test_a_live_llm_is_paid_only_after_a_yes(
     assert tokay.open_run(tmp_path / "run").rows("judge", "judgments") > 300
 
 
+def test_a_log_of_real_queries_is_mined_judged_and_its_gaps_reported(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = [json.loads(line) for line in (material / "docs.jsonl").read_text().splitlines()[:-1]]
+    asked = [" ".join(row["text"].split()[-3:]) for row in corpus]
+    (tmp_path / "log.txt").write_text("\n".join([*asked, asked[0], "zebra"]))
+
+    def nothing_for_zebras(request: dict[str, Any]) -> str | None:
+        user = request["messages"][1]["content"]
+        count = user.count("</passage>")
+        answer = json.dumps({"grades": {str(n + 1): 0 for n in range(count)}, "best": 0})
+        return answer if "Query: zebra" in user else None
+
+    with FakeLLM() as server:
+        server.override = nothing_for_zebras
+        common = ("--llm", "openai:fake", "--llm-url", server.url, "--base", tiny_base(), "--out", tmp_path / "run")
+        log = ("--queries", tmp_path / "log.txt", "--set", "generate.passages=20", "--candidates", "union", "--yes")
+        assert call("distill", material / "docs.jsonl", *common, *log, *FAST) == 0
+    run = tokay.open_run(tmp_path / "run")
+    assert 36 <= run.rows("generate", "queries") <= 40
+    answered = list(run.table("judge", "answered", Query))
+    assert len(answered) == len(set(asked))
+    assert [q.text for q in run.table("judge", "gaps", Query)] == ["zebra"]
+    parts = {d.document_id: d.part for d in run.table("split", "documents", Document)}
+    assert all(parts[e.positive_id] == e.part for e in run.table("examples", "examples", Example))
+    candidates = list(run.table("mine", "candidates", Candidate))
+    assert any(c.initial_rank for c in candidates)
+    assert "No passage answers 1 of" in (tmp_path / "run" / "report.html").read_text()
+    assert call("trace", tmp_path / "run", answered[0].query_id) == 0
+    assert "grade 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda a: a | {"--queries": "log.txt"},
+            "needs an LLM that judges now; --llm recorded:recording is a recording",
+        ),
+        (lambda a: a | {"--candidates": "dense"}, "Input should be 'base', 'initial' or 'bm25'"),
+        (lambda a: a | {"--judge": "jury"}, "setting 'judge.by' is 'jury'"),
         (lambda a: a | {"documents": "./nowhere"}, "there is no file or folder ./nowhere"),
         (lambda a: a | {"--base": "./nowhere"}, "there is no model folder ./nowhere"),
         (lambda a: a | {"--llm": "recorded"}, "--llm recorded is the recording for python-stdlib"),

@@ -133,3 +133,14 @@ def test_the_manifest_is_readable_json(tmp_path: Path) -> None:
     entry = json.loads((tmp_path / "run" / MANIFEST).read_text())["a"]
     assert set(entry) == {"key", "seconds", "finished", "outputs"}
     assert run.read_json("a", "v") == {"x": 1.5}
+
+
+def test_a_table_of_another_version_is_one_sentence(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", writable=True) as run:
+        run.stage("corpus", lambda out: void(out.write("skipped", Skipped, [])), settings={})
+        with pytest.raises(TokayError, match=r"which another version of tokay wrote; run 'tokay distill"):
+            list(run.table("corpus", "skipped", Passage))
+
+
+def void(_: object) -> None:
+    """What stages return."""

@@ -86,17 +86,43 @@ def distill(
         ),
     ],
     out_folder: Out,
-    llm: Annotated[str, typer.Option(help="recorded, recorded:FOLDER or openai:MODEL.")] = "recorded",
+    llm: Annotated[
+        str | None, typer.Option(help="recorded (the default), recorded:FOLDER or openai:MODEL.", show_default=False)
+    ] = None,
     llm_url: Annotated[
-        str,
+        str | None,
         typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."),
-    ] = "",
-    base: Annotated[str, typer.Option(help="minilm, a model folder, or a name on the Hugging Face Hub.")] = "minilm",
-    queries: Annotated[str, typer.Option(help="Your own queries (.jsonl, .tsv, .parquet), for an extra verdict.")] = "",
-    qrels: Annotated[str, typer.Option(help="Their relevance labels: BEIR .tsv, TREC qrels or .parquet.")] = "",
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="minilm (the default), a model folder, or a name on the Hugging Face Hub."),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            help="With --qrels, your own labelled queries (.jsonl, .tsv, .parquet), for an extra verdict. Without, "
+            "a log of real queries (.txt, one a line) that are judged and trained on."
+        ),
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Relevance labels: BEIR .tsv, TREC qrels or .parquet.")] = None,
+    about: Annotated[
+        str | None, typer.Option(help='One line on your searchers, such as "people look for spare parts".')
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Of the queries; default: each passage's own.")] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Who proposes candidates: base, initial, bm25 (or several: base,bm25, the default), or union."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="auto, gecko, relevance, pointwise, listwise, cascade or cross-encoder."),
+    ] = None,
+    rrf_k: Annotated[int | None, typer.Option(help="k of the gecko judge's rank fusion; the paper's is 0.")] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="After the verdict, train on the held-out queries too.")
-    ] = False,
+        bool | None, typer.Option("--refit", help="After the verdict, train on the held-out queries too.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
@@ -108,13 +134,20 @@ def distill(
     from tokay.pipeline import Plan, run_distillation
     from tokay.settings import resolve
 
+    is_log = queries is not None and not qrels and Path(queries).suffix in (".txt", ".log")
     values: dict[str, Any] = {
         "documents": documents,
         "llm": llm,
         "llm_url": llm_url,
         "base": base,
-        "queries": queries,
+        "queries": None if is_log else queries,
+        "log": queries if is_log else None,
         "qrels": qrels,
+        "generate.about": about,
+        "generate.language": language,
+        "mine.retrievers": _retrievers(candidates) if candidates else None,
+        "judge.by": judge,
+        "judge.rrf_k": rrf_k,
         "refit": refit,
     }
     settings = resolve(values, config=config, overrides=set_ or ())
@@ -138,6 +171,11 @@ def distill(
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
         out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
+
+
+def _retrievers(words: str) -> list[str]:
+    """What ``--candidates`` names; the settings check the names."""
+    return ["base", "initial", "bm25"] if words == "union" else [word.strip() for word in words.split(",")]
 
 
 def _print_verdict(verdict: dict[str, Any], title: str) -> None:

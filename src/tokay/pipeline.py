@@ -164,6 +164,8 @@ def run_distillation(
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if settings.log and settings.llm.startswith("recorded"):
+        raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
     if settings.queries or settings.qrels:
         check_labels(settings.queries, settings.qrels)
     with Run(out, writable=True) as run:
@@ -532,10 +534,6 @@ class _Distillation:
 
         def work(out: StageOutput) -> None:
             rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
-            if len(rows) < 2:
-                raise TokayError(
-                    f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)"
-                )
             self.train_on(rows, out)
 
         key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
@@ -544,6 +542,8 @@ class _Distillation:
     def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
         from tokay.train.embedder import distil_base
 
+        if len(rows) < 2:
+            raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
         needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
         texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
         log, folder = out.path / "metrics.jsonl", out.path / "model"

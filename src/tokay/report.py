@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokay.annotate.prompts import speaks_to_a_model
 from tokay.records import Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
 from tokay.trace import Trace, trace_queries
@@ -202,8 +203,31 @@ def _funnel(run: Run) -> str:
         f"passage that the query "
         f"was written from; in Gecko's data it is about {GECKO_RELABELLED:.0%}. {_e(grade_text)}.</p>"
         + (f"<p>Answers not used: {_e('; '.join(f'{s}: {r} ({n})' for (s, r), n in reasons))}.</p>" if reasons else "")
+        + _gaps(run)
+        + _flagged(run)
         + (f"<p>Inputs skipped: {_e('; '.join(f'{r} ({n})' for r, n in skipped))}.</p>" if skipped else "")
     )
+
+
+def _gaps(run: Run) -> str:
+    """Queries of the user's log that nothing answers: what the documents lack."""
+    gaps = list(run.table("judge", "gaps", Query))
+    if not gaps:
+        return ""
+    rows = "".join(f"<li>{_e(q.text)} <small>{_e(q.answer_id)}</small></li>" for q in gaps[:50])
+    return (
+        f"<h3>Gaps in the documents</h3><p>No passage answers {len(gaps)} of "
+        f"{run.rows('generate', 'log')} queries of the log; they are not trained on.</p><ul>{rows}</ul>"
+    )
+
+
+def _flagged(run: Run) -> str:
+    """Passages that speak to a model: shown to the LLM as data like all others, but worth a look."""
+    found = [p.passage_id for p in run.table("corpus", "passages", Passage) if speaks_to_a_model(p.text)]
+    if not found:
+        return ""
+    names = ", ".join(f"<code>{_e(i)}</code>" for i in found[:SHOWN])
+    return f"<p>{len(found)} passages hold words that look like instructions to a language model: {names}.</p>"
 
 
 def _reason(reason: str) -> str:

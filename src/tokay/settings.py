@@ -206,7 +206,9 @@ class Settings(_Section):
 
 
 def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a TOML file, then ``stage.name=value`` overrides, then explicit top-level values.
+    """Settings from a TOML file, then ``stage.name=value`` overrides, then explicit values that are not None.
+
+    Names of explicit values are those of overrides: ``base``, or ``judge.by``.
 
     Raises:
         TokayError: an unknown name, a value out of range, an override without ``=``, a file that is not TOML.
@@ -223,18 +225,23 @@ def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides:
         name, found, text = override.partition("=")
         if not found:
             raise TokayError(f"--set {override!r} has no '='; expected stage.name=value, such as train.epochs=3")
-        *sections, leaf = name.strip().split(".")
-        target = data
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise TokayError(f"--set {override!r}: {section!r} is a value, not a section")
-        target[leaf] = _toml_value(text.strip())
-    data |= {name: value for name, value in values.items() if value is not None}
+        _put(data, name.strip(), _toml_value(text.strip()))
+    for name, value in values.items():
+        if value is not None:
+            _put(data, name, value)
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
         raise TokayError(_explain(error)) from error
+
+
+def _put(data: dict[str, Any], name: str, value: Any) -> None:
+    *sections, leaf = name.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise TokayError(f"setting {name!r}: {section!r} is a value, not a section")
+    data[leaf] = value
 
 
 def _toml_value(text: str) -> Any:

@@ -167,6 +167,18 @@ def fence(text: str) -> str:
     return _TAG.sub("‹", text)  # noqa: RUF001
 
 
+_ORDERS = re.compile(
+    r"\b(ignore|disregard|forget|override)\b[^.\n]{0,40}\b(instructions?|prompts?|rules)\b"
+    r"|\byou are (now )?(an?|the) (ai|assistant|language model)\b|\b(system|developer) prompt\b",
+    re.IGNORECASE,
+)
+
+
+def speaks_to_a_model(text: str) -> bool:
+    """Whether a text holds words that look like instructions to a language model. For reports; it changes nothing."""
+    return _ORDERS.search(text) is not None
+
+
 def generate_messages(passage: Passage, wishes: Sequence[str], *, about: str = "") -> list[Message]:
     """The prompt that writes a (task, query) pair for each wish.
 
