@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from common import arguments, table
 
@@ -26,6 +25,7 @@ from tokay.models.locate import find_model
 from tokay.pipeline import token_counter
 from tokay.records import Candidate, Judgment, Passage, Query, Rating
 from tokay.settings import JudgeSettings
+from tokay.store import Run
 
 N = 20
 NOISE = 0.1
@@ -56,29 +56,24 @@ def main() -> None:
         totals = {by: spent(by, cut, truth, count) for by in ANSWER}
         for by, (prompt, cached, completion) in totals.items():
             price = prompt - cached + CACHED * cached
-            share = prompt / totals["pointwise"][0]
-            rows.append(
-                [tokens, by, *(f"{x:,.0f}" for x in (prompt, prompt - cached, completion, price)), f"{share:.2f}"]
-            )
+            figures = [f"{x:,.0f}" for x in (prompt, prompt - cached, completion, price)]
+            rows.append([tokens, by, *figures, f"{prompt / totals['pointwise'][0]:.2f}"])
     print(f"Tokens per training example, N = {N}; price in fresh prompt tokens, cached ones at {CACHED:.0%}")
     table(["passage", "judge", "prompt", "uncached", "answer", "price", "prompt to pointwise"], rows)
     print(f"\nAgreement with the recorded grades, {len(items)} queries, {NOISE:.0%} of grades replaced at random")
-    table(
-        ["judge", "same grade", "relevant or not", "same positive"],
-        [[by, *agreement(by, items, truth)] for by in ANSWER],
-    )
+    found = [[by, *agreement(by, items, truth)] for by in ANSWER]
+    table(["judge", "same grade", "relevant or not", "same positive"], found)
 
 
-def recorded(run: object, wanted: int) -> tuple[list[tuple[Query, list[Passage]]], dict[str, dict[str, int]]]:
+def recorded(run: Run, wanted: int) -> tuple[list[tuple[Query, list[Passage]]], dict[str, dict[str, int]]]:
     """Judged queries with N candidates each (the judged ones, then the base's own next), and their grades by title."""
-    store = open_run(run.path)  # type: ignore[attr-defined]
-    passages = {p.passage_id: p for p in store.table("corpus", "passages", Passage)}
-    queries = {q.query_id: q for q in store.table("generate", "queries", Query) if q.judged}
+    passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage)}
+    queries = {q.query_id: q for q in run.table("generate", "queries", Query) if q.judged}
     grades: dict[str, dict[str, int]] = {}
-    for j in store.table("judge", "judgments", Judgment):
+    for j in run.table("judge", "judgments", Judgment):
         grades.setdefault(j.query_id, {})[j.passage_id] = j.grade
     ranked: dict[str, list[str]] = {}
-    for c in sorted(store.table("mine", "candidates", Candidate), key=lambda c: c.rank):
+    for c in sorted(run.table("mine", "candidates", Candidate), key=lambda c: c.rank):
         ranked.setdefault(c.query_id, []).append(c.passage_id)
     others = list(passages)
     items = []
@@ -90,13 +85,13 @@ def recorded(run: object, wanted: int) -> tuple[list[tuple[Query, list[Passage]]
     return items, truth
 
 
-def of_length(passage: Passage, tokens: int, count: object) -> Passage:
+def of_length(passage: Passage, tokens: int, count: Callable[[str], int]) -> Passage:
     """The passage repeated or cut to this many tokens."""
     words = (passage.text + " ").split(" ") * (1 + tokens)
     low, high = 1, len(words)
     while low < high:  # the longest run of words within the budget
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if count(" ".join(words[:middle])) <= tokens else (low, middle - 1)  # type: ignore[operator]
+        low, high = (middle, high) if count(" ".join(words[:middle])) <= tokens else (low, middle - 1)
     text = " ".join(words[:low])
     return Passage(passage.passage_id, passage.document_id, passage.title[:60], text, "", "")
 
@@ -119,7 +114,7 @@ def judged(
 
 
 def spent(
-    by: str, items: list[tuple[Query, list[Passage]]], truth: dict[str, dict[str, int]], count: object
+    by: str, items: list[tuple[Query, list[Passage]]], truth: dict[str, dict[str, int]], count: Callable[[str], int]
 ) -> tuple[float, float, float]:
     """Prompt, cached and completion tokens per query.
 
@@ -131,9 +126,9 @@ def spent(
     prompt = cached = 0
     seen: list[str] = []
     for text in chat.sent:
-        prompt += count(text)  # type: ignore[operator]
+        prompt += count(text)
         common = max((shared(text, old) for old in seen[-2 * N :] + seen[:2]), default=0)
-        cached += count(text[:common])  # type: ignore[operator]
+        cached += count(text[:common])
         seen.append(text)
     labels = {"gecko": 5, "relevance": 4}.get(by, 1)  # continuations are prompt tokens, too
     answers = sum(len(d) for d in decided) * ANSWER[by] * (labels if by in ("gecko", "relevance") else 1)
@@ -162,11 +157,8 @@ def agreement(by: str, items: list[tuple[Query, list[Passage]]], truth: dict[str
             counts["all"] += 1
         best = [j.passage_id for j in found if j.best]
         counts["best"] += bool(best) and true[best[0]] == max(true.values())
-    return [
-        f"{counts['grade'] / counts['all']:.1%}",
-        f"{counts['side'] / counts['all']:.1%}",
-        f"{counts['best'] / np.float64(len(items)):.1%}",
-    ]
+    shares = counts["grade"] / counts["all"], counts["side"] / counts["all"], counts["best"] / len(items)
+    return [f"{share:.1%}" for share in shares]
 
 
 if __name__ == "__main__":

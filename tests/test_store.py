@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokay.errors import TokayError
-from tokay.records import Skipped
+from tokay.records import Passage, Skipped
 from tokay.store import MANIFEST, Run, StageOutput, code_version, fingerprint
 
 

@@ -200,6 +200,11 @@ class Run:
     def table(self, stage: str, name: str, record: type[R]) -> Iterator[R]:
         """Stream a table of a finished stage as records."""
         file = pq.ParquetFile(self._file(stage, f"{name}.parquet"))
+        if file.schema_arrow.names != schema_of(record).names:
+            raise TokayError(
+                f"{self.path}/{stage}/{name}.parquet has the columns {', '.join(file.schema_arrow.names)}, which "
+                f"another version of tokay wrote; run 'tokay distill … --out {self.path}' again"
+            )
         return from_batches(record, file.iter_batches())
 
     def rows(self, stage: str, name: str) -> int:
