@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("distill", "search", "trace", "report", "version")
+COMMANDS = ("distill", "relabel", "search", "trace", "report", "version")
 
 
 def cli_docs() -> str:

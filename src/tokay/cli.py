@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,19 @@ class Screen:
         """Print a line above the bar."""
         self.bars.console.print(escape(line), soft_wrap=True)
 
+    def confirmation(self, *, yes: bool) -> Callable[[object], bool]:
+        """Asks whether to go on and pay; ``yes`` answers, and without a terminal the answer is no."""
+
+        def confirm(_: object) -> bool:
+            if yes or not sys.stdin.isatty():
+                return yes
+            self.bars.stop()
+            answer = typer.confirm("Go on and pay for this?")
+            self.bars.start()
+            return answer
+
+        return confirm
+
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as 'tokay distill … --out' makes it.")]
@@ -131,7 +145,7 @@ def distill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the documents, print the plan, stop.")] = False,
 ) -> None:
     """From documents to a better embedder: write queries, judge, train, prove it."""
-    from tokay.pipeline import Plan, run_distillation
+    from tokay.pipeline import run_distillation
     from tokay.settings import resolve
 
     is_log = queries is not None and not qrels and Path(queries).suffix in (".txt", ".log")
@@ -153,24 +167,54 @@ def distill(
     settings = resolve(values, config=config, overrides=set_ or ())
     screen = Screen()
 
-    def confirm(plan: Plan) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            return False
-        screen.bars.stop()
-        answer = typer.confirm("Go on and pay for this?")
-        screen.bars.start()
-        return answer
-
     with screen.bars:
-        done = run_distillation(settings, out_folder, confirm=confirm, progress=screen, dry_run=dry_run)
+        done = run_distillation(
+            settings, out_folder, confirm=screen.confirmation(yes=yes), progress=screen, dry_run=dry_run
+        )
     if done is not None:
         _print_verdict(done.verdict, "Held-out documents")
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
         out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
+
+
+@app.command()
+def relabel(
+    documents: Annotated[str, typer.Argument(help="The corpus that the labels are of, as for 'tokay distill'.")],
+    queries: Annotated[str, typer.Option(help="Labelled queries (.jsonl, .tsv, .parquet) or a BEIR folder.")],
+    qrels: Annotated[str, typer.Option(help="Their labels: BEIR .tsv, TREC qrels, .parquet or a BEIR folder.")],
+    llm: Annotated[str, typer.Option(help="The judge: openai:MODEL.")],
+    out_folder: Out,
+    llm_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model to mine with; default: minilm.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the labels, where they have several; default: train.")] = None,
+    judge: Annotated[str | None, typer.Option(help="As for 'tokay distill'.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, as run.toml has them.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as relabel.doubted=drop.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Pay for the LLM calls of the plan without asking.")] = False,
+) -> None:
+    """Have labels judged that you already have: find the answers that they lack, and those that are none."""
+    from tokay.pipeline import run_relabelling
+    from tokay.settings import resolve
+
+    values = {
+        "documents": documents,
+        "queries": queries,
+        "qrels": qrels,
+        "llm": llm,
+        "llm_url": llm_url,
+        "base": base,
+        "relabel.split": split,
+        "judge.by": judge,
+    }
+    settings = resolve(values, config=config, overrides=set_ or ())
+    screen = Screen()
+    with screen.bars:
+        summary = run_relabelling(settings, out_folder, confirm=screen.confirmation(yes=yes), progress=screen)
+    for name, count in summary.items():
+        out.print(f"{count:8,} {name}")
+    out.print(f"labels: {escape(str(out_folder))}/relabel/beir   report: {escape(str(out_folder))}/report.html")
 
 
 def _retrievers(words: str) -> list[str]:

@@ -18,7 +18,7 @@ from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
-from tokay.evaluate.qrels import check_labels, read_labels, write_beir
+from tokay.evaluate.qrels import Labels, check_labels, read_labels, write_beir
 from tokay.evaluate.verdict import (
     Side,
     hits_of,
@@ -33,6 +33,7 @@ from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
 from tokay.records import (
     Candidate,
+    Change,
     Document,
     Example,
     Failure,
@@ -44,11 +45,12 @@ from tokay.records import (
     Rating,
     Score,
 )
-from tokay.report import write_report
+from tokay.relabel import changes_of, relabelled, summary_of
+from tokay.report import write_relabel_report, write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Ranking
-from tokay.searchlog import answered_by, read_log
+from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
 from tokay.store import Run, StageOutput, fingerprint
@@ -61,6 +63,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "mine": ("tokay.mine", "tokay.search", "tokay.records"),
     "judge": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
     "examples": ("tokay.examples", "tokay.records"),
+    "relabel": ("tokay.relabel", "tokay.records"),
     "train": ("tokay.train", "tokay.models"),
     "evaluate": ("tokay.evaluate", "tokay.search", "tokay.models", "tokay.vectors", "tokay.records"),
 }
@@ -69,7 +72,7 @@ CODE: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run will do, before anything is paid for."""
+    """What a run will do, before anything is paid for. ``queries`` are the user's own, of a log or with labels."""
 
     documents: int
     passages: int
@@ -79,6 +82,7 @@ class Plan:
     by_section: bool
     sampled: int
     queries_per_passage: int
+    queries: int
     candidates: int
     llm: str
     paid: bool
@@ -91,18 +95,21 @@ class Plan:
         total = max(1, self.passages)
         said = [
             f"{self.passages:,} passages of {self.documents:,} {unit}"
-            + (f"; {self.skipped:,} inputs skipped, see corpus/skipped.parquet" if self.skipped else ""),
-            f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole "
-            f"{unit.split()[0]}; "
-            f"{self.dev:,} more for choices ({self.dev / total:.0%})",
-            f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}",
+            + (f"; {self.skipped:,} inputs skipped, see corpus/skipped.parquet" if self.skipped else "")
         ]
+        if self.held_out:
+            said.append(
+                f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole "
+                f"{unit.split()[0]}; {self.dev:,} more for choices ({self.dev / total:.0%})"
+            )
+        if self.sampled:
+            said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
+        if self.queries:
+            said.append(f"{self.queries:,} queries of your own")
         if self.paid:
             said.append(
-                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens: one call a "
-                f"passage to write "
-                f"queries, one a query to judge {self.candidates} candidates; the text of those passages leaves "
-                f"this machine"
+                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens, to write queries and "
+                f"to judge {self.candidates} candidates of each; the text of those passages leaves this machine"
             )
         return said
 
@@ -176,6 +183,32 @@ def run_distillation(
             stages.dry_run()
             return None
         return stages.run(confirm)
+
+
+def run_relabelling(
+    settings: Settings,
+    out: Path,
+    *,
+    confirm: Callable[[Plan], bool] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Judge a user's labels (``settings.queries`` and ``settings.qrels``) and mined candidates; returns the counts.
+
+    Raises:
+        TokayError: as of ``distill``.
+    """
+    source, base = open_corpus(settings.documents), find_model(settings.base)
+    _need_torch()
+    check_labels(settings.queries, settings.qrels, split=settings.relabel.split)
+    if settings.llm.startswith("recorded"):
+        raise TokayError(f"relabelling needs an LLM that judges now; --llm {settings.llm} is a recording")
+    with Run(out, writable=True) as run:
+        if run.is_done("split"):
+            raise TokayError(f"--out {out} holds a run of 'tokay distill'; name another folder")
+        annotator = annotator_of(settings, run.path)
+        run.write_settings(to_toml(settings))
+        stages = _Relabelling(settings, run, source, annotator, base, progress or Silent())
+        return stages.run_relabelling(confirm)
 
 
 def annotator_of(settings: Settings, run: Path) -> Annotator:
@@ -334,24 +367,29 @@ class _Distillation:
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
         sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
-        passages = sum(sizes.values())
+        own = sum(1 for _ in read_log(Path(self.settings.log))) if self.settings.log else 0
+        return self.planned(len(documents), sizes, by_section=any(" > " in d.document_id for d in documents), own=own)
+
+    def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: int) -> Plan:
         sampled = len(self.sampled())
+        per_passage = self.settings.generate.queries_per_passage
         characters = [len(p.text) for p in _first(self.passages(), 1000)]
         calls = self.annotator.plan(
             passages=sampled,
-            per_passage=self.settings.generate.queries_per_passage,
+            queries=sampled * per_passage + own,
             candidates=self.settings.mine.candidates,
             mean_chars=float(np.mean(characters)),
         )
         return Plan(
-            documents=len(documents),
-            passages=passages,
+            documents=documents,
+            passages=self.store.rows("corpus", "passages"),
             skipped=self.store.rows("corpus", "skipped"),
-            held_out=sizes["test"],
-            dev=sizes["dev"],
-            by_section=any(" > " in d.document_id for d in documents),
+            held_out=sizes.get("test", 0),
+            dev=sizes.get("dev", 0),
+            by_section=by_section,
             sampled=sampled,
-            queries_per_passage=self.settings.generate.queries_per_passage,
+            queries_per_passage=per_passage,
+            queries=own,
             candidates=self.settings.mine.candidates,
             llm=self.settings.llm,
             paid=self.annotator.paid,
@@ -478,7 +516,7 @@ class _Distillation:
         passages = np.load(self.store.path / vectors, mmap_mode="r")
         return top_k(unit(model.encode(texts, kind="query")), passages, DEPTH)
 
-    def known(self) -> dict[str, list[str]]:
+    def known(self) -> Mapping[str, Sequence[str]]:
         """Query id -> passages that somebody says answer it, beside the seed."""
         return {}
 
@@ -511,7 +549,8 @@ class _Distillation:
             out.write("gaps", Query, (q for q, part in answered if not part))
 
         key = {**self.settings.judge.model_dump(mode="json"), "annotator": self.annotator.version("judge")}
-        self.stage("judge", work, settings=key, reads=("corpus", "split", "generate", "mine"))
+        reads = [stage for stage in ("corpus", "split", "generate", "mine") if self.store.is_done(stage)]
+        self.stage("judge", work, settings=key, reads=reads)
 
     def examples(self) -> None:
         def work(out: StageOutput) -> None:
@@ -683,6 +722,79 @@ class _Distillation:
             "labels": [fingerprint(Path(p)) for p in (self.settings.queries, self.settings.qrels) if p],
         }
         self.stage("labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate")
+
+
+class _Relabelling(_Distillation):
+    """Corpus, the user's labels in place of written queries, then mining and judging as ever, and what came of it."""
+
+    def run_relabelling(self, confirm: Callable[[Plan], bool] | None) -> dict[str, int]:
+        self.corpus()
+        self.labelled()
+        self.confirm(confirm)
+        self.vectors()
+        self.mine()
+        self.judge()
+        self.changes()
+        summary: dict[str, int] = self.store.read_json("relabel", "summary")
+        self.progress.say(f"report: {write_relabel_report(self.store)}")
+        return summary
+
+    def labelled(self) -> None:
+        """The user's queries, in the place of those that an LLM writes; a query's first answer is its seed."""
+
+        def work(out: StageOutput) -> None:
+            labels = self.read()
+            answers = {q: [p for p, grade in grades.items() if grade > 0] for q, grades in labels.qrels.items()}
+            rows = (
+                Query(query_id, answers[query_id][0], TASK, text, "train", True, "labels", self.settings.queries)
+                for query_id, text in labels.queries.items()
+            )
+            out.write("queries", Query, rows)
+            out.write("log", Query, ())
+            out.write("failures", Failure, ())
+            out.write_json("labels", {"qrels": labels.qrels, "dropped": labels.dropped})
+
+        paths = (self.settings.queries, self.settings.qrels)
+        key = {"split": self.settings.relabel.split, "labels": [fingerprint(Path(p)) for p in paths]}
+        self.stage("generate", work, settings=key, reads=("corpus",))
+
+    def plan(self) -> Plan:
+        documents = len({p.document_id for p in self.passages()})
+        return self.planned(documents, {}, by_section=False, own=self.store.rows("generate", "queries"))
+
+    def sampled(self) -> set[str]:
+        """No query is written."""
+        return set()
+
+    def read(self) -> Labels:
+        ids = {p.passage_id for p in self.passages()}
+        split = self.settings.relabel.split
+        return read_labels(self.settings.queries, self.settings.qrels, known_ids=ids, split=split)
+
+    def labels_read(self) -> dict[str, dict[str, int]]:
+        labels: dict[str, dict[str, int]] = self.store.read_json("generate", "labels")["qrels"]
+        return labels
+
+    def parts(self) -> dict[str, Part]:
+        """Nothing is held out."""
+        return {p.passage_id: "train" for p in self.passages()}
+
+    def known(self) -> Mapping[str, Sequence[str]]:
+        return {query_id: list(grades) for query_id, grades in self.labels_read().items()}
+
+    def changes(self) -> None:
+        settings = self.settings.relabel
+
+        def work(out: StageOutput) -> None:
+            found = list(changes_of(self.labels_read(), self.store.table("judge", "judgments", Judgment)))
+            out.write("changes", Change, found)
+            out.write_json("summary", summary_of(found))
+            kept = relabelled(found, settings)
+            texts = {q.query_id: q.text for q in self.queries() if q.query_id in kept}
+            write_beir(out.path / "beir", self.passages(), texts, kept, split=settings.split)
+
+        reads = ("corpus", "generate", "judge")
+        self.stage("relabel", work, settings=settings.model_dump(mode="json"), reads=reads)
 
 
 def model_folder(run: Run) -> Path:

@@ -200,6 +200,17 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What a judge thinks of one pair of a user's labels; label or grade is -1 where there is none."""
+
+    query_id: str
+    passage_id: str
+    label: int
+    grade: int
+    change: Literal["confirmed", "found", "doubted", "unjudged"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
     """An LLM answer that could not be used; counted in the report, never turned into a grade."""
 

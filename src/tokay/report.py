@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokay.annotate.prompts import speaks_to_a_model
-from tokay.records import Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
+from tokay.records import Change, Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
 from tokay.trace import Trace, trace_queries
 
@@ -23,6 +23,7 @@ GECKO_RELABELLED = 0.15
 
 SHOWN = 8
 SAMPLES = 12
+SHOWN_CHANGES = 50
 TEXT_CHARS = 700
 
 _STYLE = """
@@ -56,7 +57,10 @@ def write_report(run: Run) -> Path:
         *_wins_and_losses(run, verdict),
         _settings(run),
     ]
-    title = f"Tokay: {run.path.name}"
+    return _page(run, f"Tokay: {run.path.name}", parts)
+
+
+def _page(run: Run, title: str, parts: Sequence[str]) -> Path:
     head = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -64,6 +68,34 @@ def write_report(run: Run) -> Path:
         f"<title>{_e(title)}</title><style>{_STYLE}</style><h1>{_e(title)}</h1>"
     )
     return run.write_text("report.html", head + "\n".join(parts) + "</html>\n")
+
+
+def write_relabel_report(run: Run) -> Path:
+    """Write ``report.html`` of a relabelling: counts, and the pairs where labels and judge differ, with their texts."""
+    summary = run.read_json("relabel", "summary")
+    wanted: dict[str, list[Change]] = {"found": [], "doubted": []}
+    for change in run.table("relabel", "changes", Change):
+        if change.change in wanted and len(wanted[change.change]) < SHOWN_CHANGES:
+            wanted[change.change].append(change)
+    shown = [c for changes in wanted.values() for c in changes]
+    queries = {q.query_id: q for q in run.table("generate", "queries", Query)}
+    ids = {c.passage_id for c in shown}
+    passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage) if p.passage_id in ids}
+
+    def section(title: str, changes: Sequence[Change]) -> str:
+        rows = "".join(
+            f"<details><summary>{_e(queries[c.query_id].text)} <small>label {c.label if c.label >= 0 else 'none'}, "
+            f"grade {c.grade}</small></summary>{_passage(passages[c.passage_id])}</details>"
+            for c in changes
+        )
+        return f"<h2>{title}</h2>{rows or '<p>None.</p>'}"
+
+    body = [
+        _table(["", "count"], [[_e(name), f"{count:,}"] for name, count in summary.items()]),
+        section("Found: right answers without a label", wanted["found"]),
+        section("Doubted: labels that the judge does not share", wanted["doubted"]),
+    ]
+    return _page(run, f"Tokay: labels of {run.path.name}", body)
 
 
 def _e(text: object) -> str:

@@ -140,6 +140,18 @@ class ExampleSettings(_Section):
     seed: int = 0
 
 
+class RelabelSettings(_Section):
+    """``tokay relabel``: what becomes of a user's labels."""
+
+    split: str = Field("train", description="of the labels, where they have several")
+    found: Literal["positive", "drop"] = Field(
+        "positive", description="false negatives become positives, which RLHN found better than leaving them out"
+    )
+    doubted: Literal["keep", "drop"] = Field(
+        "keep", description="labels that the judge does not share: a person's word stands until its owner decides"
+    )
+
+
 class TrainSettings(_Section):
     """The embedder's training. The paper publishes no batch size, temperature, rate or number of steps."""
 
@@ -201,6 +213,7 @@ class Settings(_Section):
     mine: MineSettings = MineSettings()
     judge: JudgeSettings = JudgeSettings()
     examples: ExampleSettings = ExampleSettings()
+    relabel: RelabelSettings = RelabelSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 

@@ -176,6 +176,6 @@ def test_unknown_llms(tmp_path: Path) -> None:
 
 
 def test_the_plan_counts_calls() -> None:
-    plan = scripted().plan(passages=100, per_passage=2, candidates=10, mean_chars=400)
+    plan = scripted().plan(passages=100, queries=200, candidates=10, mean_chars=400)
     assert plan.calls == 500
     assert 450_000 < plan.prompt_tokens < 600_000

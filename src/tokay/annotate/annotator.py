@@ -42,8 +42,8 @@ class Annotator(Protocol):
     def seeds(self) -> set[str] | None:
         """The passages that queries can be written for; None: any."""
 
-    def plan(self, *, passages: int, per_passage: int, candidates: int, mean_chars: float) -> CallPlan:
-        """What this many passages of this length will take."""
+    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
+        """What it takes to write for this many passages of this length, and to judge this many queries."""
 
     def generate(
         self, passages: Iterable[Passage], *, per_passage: int, progress: Progress | None = None

@@ -56,13 +56,13 @@ class LiveAnnotator:
         used = {"generate": (prompts.GENERATE,), "judge": _SCORING}.get(stage, ())
         return " ".join([self.name, *(prompt.version for prompt in used)]) if used else ""
 
-    def plan(self, *, passages: int, per_passage: int, candidates: int, mean_chars: float) -> CallPlan:
+    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
         """Calls of the listwise judge; prompt tokens at four characters each, the fixed text as it is."""
         write = prompts.GENERATE.characters + mean_chars
         judge = prompts.LISTWISE.characters + candidates * min(mean_chars, self._judge.passage_chars)
         turns = self._judge.turns
-        tokens = passages * (write + per_passage * turns * judge) / 4
-        return CallPlan(passages * (1 + per_passage * turns), round(tokens))
+        tokens = (passages * write + queries * turns * judge) / 4
+        return CallPlan(passages + queries * turns, round(tokens))
 
     def candidates(self, query: Query) -> list[str] | None:
         """None: it judges what was mined."""

@@ -117,7 +117,7 @@ class RecordedAnnotator:
         for passage_id in sorted(missing):
             yield Failure("generate", passage_id, "recorded, but not a passage of this corpus", "")
 
-    def plan(self, *, passages: int, per_passage: int, candidates: int, mean_chars: float) -> CallPlan:
+    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
         """Nothing is asked."""
         return CallPlan(0, 0)
 

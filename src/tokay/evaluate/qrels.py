@@ -67,11 +67,11 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 
 
-def check_labels(queries: str, qrels: str) -> None:
+def check_labels(queries: str, qrels: str, *, split: str = "test") -> None:
     """Raise what ``read_labels`` would raise of the files themselves, before any work is done."""
     for _ in _queries(_queries_file(queries)):
         pass
-    for _ in _qrels(_qrels_file(qrels, "test"), "test"):
+    for _ in _qrels(_qrels_file(qrels, split), split):
         pass
 
 
