@@ -218,11 +218,11 @@ def test_a_run_that_would_pass_its_budget_stops_with_all_answers_kept_and_goes_o
 
 
 def test_failures_are_paid_for_too(tmp_path: Path) -> None:
-    meter, budget = Meter(slots=1), Budget()
-    meter.fails = True
-    asked_through(meter, tmp_path / "l", budget, times=2)
-    meter.fails = False
-    asked_through(meter, tmp_path / "l", budget, times=2)
+    budget = Budget()
+    for fails in (True, False):
+        meter = Meter(slots=1)
+        meter.fails = fails
+        asked_through(meter, tmp_path / "l", budget, times=2)
     [row] = spent_in(tmp_path / "l")
     assert row.price == pytest.approx(4 * PRICE.of(prompt=1000, cached=500, completion=100)) == budget.spent
     assert (row.answers, row.failures) == (2, 0)

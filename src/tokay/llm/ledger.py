@@ -18,6 +18,9 @@ from typing import Any
 
 from tokay.errors import TokayError
 
+LEDGER = "ledger.sqlite"
+"""Its name in a run folder."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, stage TEXT NOT NULL, request TEXT NOT NULL, status TEXT NOT NULL,
