@@ -101,7 +101,7 @@ def test_a_dry_run_sends_nothing_and_counts_calls_and_prompts_exactly(
     assert not server.keys
     shown = said(capsys)
     assert "at most 80 LLM calls" in shown
-    told = re.search(r"generate \(generate\) 40, ([\d,]+) \+ 1,800 tokens; judge \(listwise\) 40, ([\d,]+)", shown)
+    told = re.search(r"generate 40, ([\d,]+) \+ 1,800 tokens; judge \(listwise\) 40, ([\d,]+)", shown)
     assert told
     assert re.search(r"price: 0\.\d+ to [\d.]+ EUR \(openai:fake: 10 in, 1 cached, 100 out a million; prices", shown)
     assert "time: 10 seconds to 40 seconds, at 8 requests in flight and 1 to 4 seconds each" in shown

@@ -158,9 +158,10 @@ class Estimate:
     def lines(self) -> list[str]:
         """In words."""
         asked = "; ".join(
-            f"{part.stage} ({part.prompt}) {round(part.calls):,}"
-            + (f" to {part.llm}" if len(self.prices) > 1 else "")
-            + f", {round(part.tokens):,} + {round(part.answer):,} tokens"
+            part.stage
+            + (f" ({part.prompt})" if part.prompt != part.stage else "")
+            + (f" by {part.llm}" if len(self.prices) > 1 else "")
+            + f" {round(part.calls):,}, {round(part.tokens):,} + {round(part.answer):,} tokens"
             for part in self.parts
         )
         basis = f"by what the first {self.measured} passages took" if self.measured else "by the base's tokenizer"
