@@ -54,6 +54,10 @@ class FakeLLM:
         self.keys: list[str] = []
         self.replies: list[Reply | None] = []
         self.override: Callable[[dict[str, Any]], str | None] = lambda request: None
+        self.usage: Callable[[dict[str, Any], str], dict[str, Any]] = lambda request, answer: {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+        }
         self.delay = delay
         self._lock = threading.Lock()
         fake = self
@@ -97,7 +101,7 @@ class FakeLLM:
     def answer(self, request: dict[str, Any]) -> Reply:
         text = self.override(request) or answer_to(request["messages"])
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        usage = self.usage(request, text)
         return 200, {}, json.dumps({"choices": [choice], "usage": usage})
 
     def __enter__(self) -> FakeLLM:

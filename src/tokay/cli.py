@@ -88,6 +88,13 @@ class Screen:
 
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="What the run's LLM calls may cost, in the price table's currency; it stops before. 0: no limit."
+    ),
+]
+Prices = Annotated[str | None, typer.Option(help="TOML file with prices of models, in place of the shipped one.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as 'tokay distill … --out' makes it.")]
 
 
@@ -107,6 +114,8 @@ def distill(
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."),
     ] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[
         str | None,
         typer.Option(help="minilm (the default), a model folder, or a name on the Hugging Face Hub."),
@@ -153,6 +162,8 @@ def distill(
         "documents": documents,
         "llm": llm,
         "llm_url": llm_url,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "queries": None if is_log else queries,
         "log": queries if is_log else None,
@@ -191,6 +202,8 @@ def relabel(
     llm: Annotated[str, typer.Option(help="The judge: openai:MODEL.")],
     out_folder: Out,
     llm_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[str | None, typer.Option(help="The model to mine with; default: minilm.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the labels, where they have several; default: train.")] = None,
     judge: Annotated[str | None, typer.Option(help="As for 'tokay distill'.")] = None,
@@ -208,6 +221,8 @@ def relabel(
         "qrels": qrels,
         "llm": llm,
         "llm_url": llm_url,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "relabel.split": split,
         "judge.by": judge,
@@ -331,6 +346,33 @@ def trace(
     out.print("\nthe LLM's answers")
     for place, text in found.answers:
         out.print(f"  {escape(place)}: {escape(text)}", soft_wrap=True)
+
+
+@app.command()
+def cost(run: RunFolder) -> None:
+    """Show what a run spent on its LLM: by stage, and for each training row."""
+    from tokay.cost import costs_of
+
+    costs = costs_of(tokay.open_run(run))
+    if costs.nothing:
+        out.print(escape(costs.nothing))
+        return
+    names = ["stage", "model", "requests", "failures", "prompt", "cached", "completion", f"price {costs.currency}"]
+    names += ["per training row"] if costs.rows else []
+    table = Table(title="Tokens and price", title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in ("stage", "model") else "right", no_wrap=True)
+    for row in (*costs.stages, costs.total):
+        counts = (row.answers + row.failures, row.failures, row.prompt, row.cached, row.completion)
+        price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
+        each = [f"{row.price / costs.rows:.6f}" if row.price is not None else ""] if costs.rows else []
+        table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in counts), price, *each)
+    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
+    if costs.rows:
+        tokens = (costs.total.prompt + costs.total.completion) / costs.rows
+        out.print(f"{costs.rows:,} training rows, {tokens:,.0f} tokens each")
+    if costs.total.unpriced:
+        out.print(f"{costs.total.unpriced:,} answers have no price: their model was not in the price table (--prices)")
 
 
 @app.command()

@@ -203,6 +203,10 @@ class Settings(_Section):
     documents: str
     llm: str = "recorded"
     llm_url: str = ""
+    budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="what LLM requests of this run may cost, in the price table's currency; 0: no limit"
+    )
+    prices: str = Field("", description="TOML file with prices of models; empty: the shipped llm/prices.toml")
     base: str = "minilm"
     queries: str = ""
     qrels: str = ""

@@ -187,16 +187,11 @@ class Door:
 
     async def _send(self, request: Mapping[str, Any], key: str) -> Answer:
         async with self._backend.limits.slot(request):
-            if self._fatal:
-                raise self._fatal
-            try:
-                reserved = self._purse.reserve(request)
-            except TokayError as error:
-                raise self._stop(str(error)) from None
+            reserved = await self._reserve(request)
             try:
                 answer = dataclasses.replace(await self._backend.send(request), key=key)
             except AskFailed as failed:
-                price = self._purse.settle(reserved, failed.spent.usage)
+                price = self._purse.settle(reserved, failed.spent.usage, answered=False)
                 self._ledger.fail(request, dataclasses.replace(failed.spent, key=key), str(failed), self._stage, price)
                 raise self._count(failed, key) from None
             except TokayError as error:
@@ -209,6 +204,19 @@ class Door:
             self._ledger.put(request, answer, self._stage, self._purse.settle(reserved, answer.usage))
             self._failed_in_a_row = 0
             return answer
+
+    async def _reserve(self, request: Mapping[str, Any]) -> float:
+        """Set aside what a request may cost, unless the run has ended, be it while this waited for the budget."""
+        if self._fatal:
+            raise self._fatal
+        try:
+            reserved = await self._purse.reserve(request)
+        except TokayError as error:
+            raise self._stop(str(error)) from None
+        if self._fatal:
+            self._purse.release(reserved)
+            raise self._fatal
+        return reserved
 
     def _count(self, failed: AskFailed, key: str) -> AskFailed | TokayError:
         """The failure of one request, or the end of the run when nothing else has come for long."""
