@@ -33,9 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn your documents and any LLM into an embedder that is measurably better on your own search.",
 )
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 WIDTH = 112  # of the verdict's table: a narrower terminal wraps it rather than losing digits
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Screen:
@@ -263,7 +263,7 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
             f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
             ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
         )
-    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
     out.print(
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
         "base+BM25."
@@ -367,7 +367,7 @@ def cost(run: RunFolder) -> None:
         price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
         each = [f"{row.price / costs.rows:.6f}" if row.price is not None else ""] if costs.rows else []
         table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in counts), price, *each)
-    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
     if costs.rows:
         tokens = (costs.total.prompt + costs.total.completion) / costs.rows
         out.print(f"{costs.rows:,} training rows, {tokens:,.0f} tokens each")
