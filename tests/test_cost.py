@@ -220,16 +220,19 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(
     assert call("cost", tmp_path / "run") == 0
     table = capsys.readouterr().out
     requests = {
-        name: int(n) for name, n in re.findall(r"^(generate|judge|total) +(?:fake)? +(\d+)", table, re.MULTILINE)
+        name: int(n) for name, n in re.findall(r"^(generate|judge|probe|total) +(?:fake)? +(\d+)", table, re.MULTILINE)
     }
     assert requests["generate"] == 40
-    assert requests["total"] == requests["generate"] + requests["judge"] == sum(server.asked.values())
-    assert f"{0.02 * requests['total']:.4f}" in table
+    assert requests["generate"] + requests["judge"] == sum(server.asked.values())
+    assert requests["total"] == sum(server.asked.values()) + requests["probe"]
     assert "price EUR" in table
     run = tokay.open_run(tmp_path / "run")
     rows = sum(e.part == "train" for e in run.table("examples", "examples", Example))
-    assert f"{0.02 * requests['total'] / rows:.6f}" in table
-    assert f"{rows} training rows, {1100 * requests['total'] / rows:,.0f} tokens each" in table
+    spent = sum(row.price or 0 for row in spent_in(tmp_path / "run" / "ledger.sqlite"))
+    assert spent >= 0.02 * sum(server.asked.values())
+    assert f"{spent:.4f}" in table
+    assert f"{spent / rows:.6f}" in table
+    assert f"{rows} training rows, " in table
 
 
 def test_a_run_without_prices_tells_its_tokens(

@@ -45,6 +45,9 @@ QUERY_CHARACTERS = 80
 """Of a query that stands in for one that does not exist yet: 3 to 25 words are asked for. Characters count where words
 are not divided by blanks."""
 
+GRACE = 30.0
+"""Seconds that answers in flight are waited for when the run is interrupted: they are paid for."""
+
 _SCORING = (prompts.LIKELIHOOD, prompts.RELEVANCE, prompts.POINTWISE, prompts.LISTWISE)
 
 Connect = Callable[[str, str], LanguageModel]
@@ -167,7 +170,8 @@ class LiveAnnotator:
         """Run what ``prepare`` gives over a sliding window of items and yield results in the items' order.
 
         The requests live in a loop of their own thread, since a notebook's thread already runs one; ``items`` is
-        read here. Closing the iterator cancels what is in flight; what was answered before is in the ledger.
+        read here. Ctrl-C sends nothing more and waits for what was sent, at most ``GRACE`` seconds or until it comes
+        again. Closing the iterator, and errors, cancel what is in flight. What was answered is in the ledger.
         """
         source, pending = iter(items), deque[Future[list[R]]]()
         models = _Models(self._connect, stage)
@@ -182,6 +186,10 @@ class LiveAnnotator:
                     done = pending.popleft().result()
                     progress.advance()
                     yield from done
+            except KeyboardInterrupt:
+                progress.say("interrupted: waiting for the answers to what was sent; Ctrl-C again gives them up")
+                asyncio.run_coroutine_threadsafe(models.drain(GRACE), loop).result()
+                raise
             finally:
                 asyncio.run_coroutine_threadsafe(_finish(models), loop).result()
 
@@ -216,6 +224,10 @@ class _Models:
         if name not in self._open:
             self._open[name] = self._connect(name, self._stage)
         return self._open[name]
+
+    async def drain(self, seconds: float) -> None:
+        """Send nothing more, and wait for the answers to what was sent."""
+        await asyncio.gather(*(model.drain(seconds) for model in self._open.values()))
 
     async def close(self) -> None:
         """Close all of them."""

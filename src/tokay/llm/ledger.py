@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ class Ledger:
 
     Write-ahead log with ``synchronous=FULL``: a committed answer survives a kill and a power cut. (NORMAL does not
     sync the log at each commit: a power cut may lose the last answers, and they would be paid for again.)
+
+    It may be read while another thread writes: reading has a connection of its own, which does not wait for a sync and
+    sees only what is committed. Writes take turns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,14 +107,16 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
+            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.DatabaseError) as error:
             raise TokayError(f"the ledger {path} cannot be opened: {error}; move it away to start a new one") from error
         self.path = path
+        self._turn = threading.RLock()
 
     def get(self, key: str) -> Answer | None:
         """The answer to a request that succeeded before."""
         try:
-            row = self._db.execute(_READ, (key,)).fetchone()
+            row = self._reader.execute(_READ, (key,)).fetchone()
         except sqlite3.DatabaseError as error:
             raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
         if row is None:
@@ -138,6 +144,24 @@ class Ledger:
         nothing = Answer(usage=spent.usage, attempts=spent.attempts, key=spent.key)
         self._write(request, "failed", nothing, reason, stage, price)
 
+    def together(self, writes: Sequence[Callable[[], None]]) -> list[Exception | None]:
+        """Make several writes to this ledger in one transaction, which takes one sync; returns the fault of each.
+
+        Where one of them fails, all are made alone: a fault is nobody else's.
+        """
+        if len(writes) > 1:
+            with self._turn:
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    for write in writes:
+                        write()
+                    self._db.execute("COMMIT")
+                    return [None] * len(writes)
+                except Exception:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+        return [_fault(write) for write in writes]
+
     def counts(self) -> dict[str, int]:
         """Rows by status, and the tokens of all of them."""
         rows = dict(self._db.execute("SELECT status, COUNT(*) FROM answers GROUP BY status").fetchall())
@@ -151,6 +175,7 @@ class Ledger:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
+        self._reader.close()
         self._db.close()
 
     def _write(
@@ -175,7 +200,8 @@ class Ledger:
             time.time(),
         )
         try:
-            self._db.execute(_WRITE, values)
+            with self._turn:
+                self._db.execute(_WRITE, values)
         except sqlite3.DatabaseError as error:
             raise TokayError(
                 f"the ledger {self.path} cannot be written: {error}; what it holds already is kept: make room and "
@@ -228,3 +254,11 @@ def spent_in(path: Path) -> list[Spent]:
             return [Spent(*row) for row in db.execute(_SPENT)] if begun else []  # none: killed as it was made
     except sqlite3.DatabaseError as error:
         raise TokayError(f"the ledger {path} cannot be read: {error}; restore it, or move it away") from error
+
+
+def _fault(write: Callable[[], None]) -> Exception | None:
+    try:
+        write()
+    except Exception as error:
+        return error
+    return None
