@@ -743,10 +743,12 @@ class _Distillation:
                 asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
                 return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
 
-            dev = [q for q in queries if q.part == "dev" and q.query_id in qrels]
-            dev_sides, dev_bm25 = sides(dev)
-            dev_qrels = {q.query_id: qrels[q.query_id] for q in dev}
-            weights = {n: learn_weight(s, dev_bm25, ids, dev_qrels, settings) for n, s in dev_sides.items()}
+            weights = {}
+            for name, unseen in (("base", ("train", "dev")), ("tuned", ("dev",))):  # by the model, that is
+                chosen = [q for q in queries if q.part in unseen and q.query_id in qrels]
+                found, lexical = sides(chosen)
+                labels = {q.query_id: qrels[q.query_id] for q in chosen}
+                weights[name] = learn_weight(found[name], lexical, ids, labels, settings)
 
             test = [q for q in queries if q.part == "test" and q.query_id in qrels]
             if len(test) < 2:
