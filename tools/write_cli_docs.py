@@ -6,14 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("distill", "relabel", "search", "trace", "report", "version")
+LEDGER = ("ledger show", "ledger export", "ledger purge")
+COMMANDS = (
+    "distill",
+    "relabel",
+    "search",
+    "trace",
+    "report",
+    "ledger",
+    "ledger show",
+    "ledger export",
+    "ledger purge",
+    "version",
+)
 
 
 def cli_docs() -> str:
     """The help of every command, as 100 columns show it."""
     parts = ["# The command line\n\nWritten by `make docs` from the commands' own `--help`.\n"]
     for command in ("", *COMMANDS):
-        words = ["tokay", *([command] if command else []), "--help"]
+        words = ["tokay", *command.split(), "--help"]
         run = subprocess.run(
             [sys.executable, "-m", *words],
             capture_output=True,

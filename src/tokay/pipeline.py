@@ -28,6 +28,8 @@ from tokay.evaluate.verdict import (
     systems_of,
 )
 from tokay.examples import make_examples
+from tokay.llm.ledger import LEDGER
+from tokay.llm.open import forget_models
 from tokay.mine import DEPTH, mine
 from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
@@ -106,11 +108,14 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
-        if self.paid:
-            said.append(
+        if self.calls:
+            said += [
                 f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens, to write queries and "
-                f"to judge {self.candidates} candidates of each; the text of those passages leaves this machine"
-            )
+                f"to judge {self.candidates} candidates of each; the text of those passages "
+                f"{'leaves this machine' if self.paid else 'stays on this machine'}",
+                f"every request and answer is kept in {LEDGER} of the run folder, for you alone to read: it holds the "
+                f"text of those passages ('tokay ledger purge' empties it)",
+            ]
         return said
 
 
@@ -141,7 +146,7 @@ def distill(
         documents: a folder, a JSONL/CSV/Parquet file, a BEIR folder, ``hf:DATASET``, ``python:PACKAGE`` or
             ``python-stdlib``.
         out: the run folder; an interrupted or changed run goes on where it was.
-        llm: ``recorded``, ``recorded:FOLDER`` or ``openai:MODEL``.
+        llm: ``recorded``, ``recorded:FOLDER``, ``openai:MODEL``, ``hf:NAME_OR_FOLDER`` or ``replay:FILE``.
         base: ``minilm``, a model folder, or a name on the Hub.
         config: TOML with settings by stage.
         overrides: ``stage.name=value`` settings, which win over the file.
@@ -227,7 +232,7 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
     return make_annotator(
         settings.llm,
         url=settings.llm_url,
-        ledger_path=run / "ledger.sqlite",
+        ledger_path=run / LEDGER,
         settings=settings,
     )
 
@@ -283,6 +288,7 @@ class _Distillation:
             self.initial()
         self.mine()
         self.judge()
+        forget_models()  # an LLM of this process gives its memory to the training
         self.examples()
         self.train()
         self.evaluate()

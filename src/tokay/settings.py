@@ -202,6 +202,7 @@ class Settings(_Section):
     documents: str
     llm: str = "recorded"
     llm_url: str = ""
+    batch: bool = Field(False, description="ask through the provider's batch API: cheaper, and hours later")
     base: str = "minilm"
     queries: str = ""
     qrels: str = ""

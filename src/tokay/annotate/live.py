@@ -18,20 +18,15 @@ from tokay.annotate.asking import Failed, ask
 from tokay.annotate.generate import GENERATE_TOKENS, queries_from, without_twins
 from tokay.annotate.judge import make_judge
 from tokay.annotate.wishes import wishes_of
-from tokay.errors import TokayError
-from tokay.llm.client import Endpoint, endpoint
-from tokay.llm.door import Door, LanguageModel
-from tokay.llm.ledger import Answer, Ledger
+from tokay.llm.door import LanguageModel
+from tokay.llm.ledger import Answer
+from tokay.llm.open import AHEAD, ModelSpec, read_spec
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query, Rating
 from tokay.settings import GenerateSettings, JudgeSettings, Settings
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-FORMS = "recorded, recorded:FOLDER or openai:MODEL"
-WINDOW = 64
-"""Items read ahead of the answers: bounds memory, and keeps the client's slots full."""
 
 _SCORING = (prompts.LIKELIHOOD, prompts.RELEVANCE, prompts.POINTWISE, prompts.LISTWISE)
 
@@ -40,13 +35,31 @@ Connect = Callable[[str, str], LanguageModel]
 
 
 class LiveAnnotator:
-    """Asks a model. Answers come in the order of the input, whatever the order in which the model gives them."""
+    """Asks a model. Answers come in the order of the input, whatever the order in which the model gives them.
 
-    paid = True
+    Args:
+        name: the model that is asked, as ``connect`` knows it.
+        connect: opens a model.
+        generate: how queries are written.
+        judge: how candidates are judged.
+        models: what ``name`` stands for, and the strong judge's model if there is one; none: asking may be paid.
+    """
+
     seeds = None
 
-    def __init__(self, name: str, connect: Connect, *, generate: GenerateSettings, judge: JudgeSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Connect,
+        *,
+        generate: GenerateSettings,
+        judge: JudgeSettings,
+        models: Sequence[ModelSpec] = (),
+    ) -> None:
         self.name = name
+        self.paid = any(model.paid for model in models) or not models
+        self._models = models
+        self._ahead = max((model.ahead for model in models), default=AHEAD)
         self._connect = connect
         self._generate = generate
         self._judge = judge
@@ -54,7 +67,9 @@ class LiveAnnotator:
     def version(self, stage: str) -> str:
         """Model and prompts; settings are part of a stage's key by themselves."""
         used = {"generate": (prompts.GENERATE,), "judge": _SCORING}.get(stage, ())
-        return " ".join([self.name, *(prompt.version for prompt in used)]) if used else ""
+        asked = self._models if stage == "judge" else self._models[:1]
+        names = [model.version for model in asked] if used and asked else [self.name]
+        return " ".join([*names, *(prompt.version for prompt in used)]) if used else ""
 
     def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
         """Calls of the listwise judge; prompt tokens at four characters each, the fixed text as it is."""
@@ -134,7 +149,7 @@ class LiveAnnotator:
             try:
                 work = asyncio.run_coroutine_threadsafe(_call(prepare, models), loop).result()
                 while True:
-                    for item in islice(source, WINDOW - len(pending)):
+                    for item in islice(source, self._ahead - len(pending)):
                         pending.append(asyncio.run_coroutine_threadsafe(work(item), loop))
                     if not pending:
                         break
@@ -196,14 +211,13 @@ def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings
     Raises:
         TokayError: it names none.
     """
-    for name in filter(None, (spec, settings.judge.strong_llm)):
-        kind, _, model = name.partition(":")
-        if kind != "openai" or not model:
-            raise TokayError(f"--llm is {name!r}; expected {FORMS}")
-    endpoint(url)  # a wrong URL or a missing key stops the run before its work
+    models = [read_spec(spec, url=url, batch=settings.batch)]
+    if (strong := settings.judge.strong_llm) and strong != spec:
+        batch = settings.batch and strong.startswith("openai:")
+        models.append(read_spec(strong, url=settings.judge.strong_url or url, batch=batch))
+    known = {model.spec: model for model in models}
 
     def connect(name: str, stage: str) -> LanguageModel:
-        where = url if name == spec else settings.judge.strong_url or url
-        return Door(Endpoint(name.partition(":")[2], url=where), Ledger(ledger_path), stage=stage)
+        return known[name].open(ledger_path, stage=stage)
 
-    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge)
+    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge, models=models)

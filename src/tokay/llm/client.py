@@ -144,7 +144,7 @@ class Endpoint:
         """Close all connections."""
         await self._http.aclose()
 
-    async def send(self, request: Mapping[str, Any]) -> Answer:
+    async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request; see ``Backend``."""
         for tried in range(1, self._attempts + 1):
             began = time.perf_counter()

@@ -84,8 +84,10 @@ class Backend(Protocol):
     def limits(self) -> Limits:
         """How many requests may be in flight."""
 
-    async def send(self, request: Mapping[str, Any]) -> Answer:
+    async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request: ``messages`` and ``max_tokens``, or ``context`` and ``continuations``.
+
+        ``key`` is its place in the ledger: equal requests of a higher ``attempt`` have another.
 
         Raises:
             AskFailed: this request came to nothing.
@@ -194,10 +196,11 @@ class Door:
             except TokayError as error:
                 raise self._stop(str(error)) from None
             try:
-                answer = dataclasses.replace(await self._backend.send(request), key=key)
+                answer = dataclasses.replace(await self._backend.send(request, key), key=key)
             except AskFailed as failed:
                 price = self._purse.settle(reserved, failed.spent.usage)
-                self._ledger.fail(request, dataclasses.replace(failed.spent, key=key), str(failed), self._stage, price)
+                spent, silent = dataclasses.replace(failed.spent, key=key), isinstance(failed, NoText)
+                self._ledger.fail(request, spent, str(failed), self._stage, price, silent=silent)
                 raise self._count(failed, key) from None
             except TokayError as error:
                 self._purse.release(reserved)
