@@ -189,6 +189,10 @@ def distill(
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
+        if done.verdict["use"] == "base":
+            out.print(
+                f"That is the base, since tuning was not shown to help; {escape(str(out_folder))}/train/model is tuned."
+            )
         out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
 
 
@@ -262,6 +266,7 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
         "base+BM25."
     )
+    out.print(f"{verdict['queries']} queries can show a difference of {verdict['primary']['detectable']:.3f} nDCG@10.")
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
 
@@ -320,7 +325,6 @@ def trace(
     found = trace_queries(tokay.open_run(run), [query_id])[0]
     q = found.query
     out.print(f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}")
-    out.print(f"the LLM's answer: {escape(q.answer_id)}")
     seed = found.seed
     if seed:
         out.print(
@@ -332,12 +336,14 @@ def trace(
     for candidate, passage, judgment in found.candidates:
         grade = f"grade {judgment.grade}{' best' if judgment.best else ''}" if judgment else "unjudged"
         out.print(f"  {candidate.rank:2d}. {escape(passage.passage_id)}: {grade}")
-    if found.example:
-        e = found.example
+    for e in found.examples:
+        moved = " (relabelled)" if e.relabelled else ""
         out.print(
-            f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard "
-            f"negatives {escape(str(e.negative_ids))}"
+            f"\ntraining row: positive {escape(e.positive_id)}{moved}, hard negatives {escape(str(e.negative_ids))}"
         )
+    out.print("\nthe LLM's answers")
+    for place, text in found.answers:
+        out.print(f"  {escape(place)}: {escape(text)}", soft_wrap=True)
 
 
 ledger_app = typer.Typer(no_args_is_help=True, help="The answers that a run paid for: show, export, purge.")

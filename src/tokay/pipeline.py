@@ -6,8 +6,10 @@ corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,8 +135,8 @@ def distill(
     documents: str,
     *,
     out: str | Path,
-    llm: str = "recorded",
-    base: str = "minilm",
+    llm: str | None = None,
+    base: str | None = None,
     config: Path | None = None,
     overrides: Iterable[str] = (),
     confirm: Callable[[Plan], bool] | None = None,
@@ -146,8 +148,9 @@ def distill(
         documents: a folder, a JSONL/CSV/Parquet file, a BEIR folder, ``hf:DATASET``, ``python:PACKAGE`` or
             ``python-stdlib``.
         out: the run folder; an interrupted or changed run goes on where it was.
-        llm: ``recorded``, ``recorded:FOLDER``, ``openai:MODEL``, ``hf:NAME_OR_FOLDER`` or ``replay:FILE``.
-        base: ``minilm``, a model folder, or a name on the Hub.
+        llm: ``recorded`` (the default), ``recorded:FOLDER``, ``openai:MODEL``, ``hf:NAME_OR_FOLDER`` or
+            ``replay:FILE``.
+        base: ``minilm`` (the default), a model folder, or a name on the Hub.
         config: TOML with settings by stage.
         overrides: ``stage.name=value`` settings, which win over the file.
         confirm: asked with the plan before a paid LLM is called; None: refuse to pay.
@@ -171,11 +174,15 @@ def run_distillation(
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> Distilled | None:
-    """``distill`` with resolved settings; a dry run stops at the plan and returns None."""
+    """``distill`` with resolved settings; a dry run stops at the plan, leaves ``out`` alone and returns None."""
     progress = progress or Silent()
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="tokay-") as folder, Run(Path(folder, "run"), writable=True) as run:
+            _Distillation(settings, run, source, annotator_of(settings, run.path), base, progress).dry_run()
+        return None
     if settings.log and settings.llm.startswith("recorded"):
         raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
     if settings.queries or settings.qrels:
@@ -183,11 +190,7 @@ def run_distillation(
     with Run(out, writable=True) as run:
         annotator = annotator_of(settings, run.path)
         run.write_settings(to_toml(settings))
-        stages = _Distillation(settings, run, source, annotator, base, progress)
-        if dry_run:
-            stages.dry_run()
-            return None
-        return stages.run(confirm)
+        return _Distillation(settings, run, source, annotator, base, progress).run(confirm)
 
 
 def run_relabelling(
@@ -268,9 +271,12 @@ class _Distillation:
         self.source = source
         self.annotator = annotator
         self.base_folder = base
+        self.base_print = fingerprint(base)
         extra = (bool(settings.qrels), settings.refit, "initial" in settings.mine.retrievers)
         self.progress = _Numbered(progress, 9 + sum(extra))
         self.done: list[str] = []
+        self.confirmed = False
+        self.ask: Callable[[], bool] = lambda: False
 
     def dry_run(self) -> None:
         self.corpus()
@@ -279,9 +285,12 @@ class _Distillation:
             self.progress.say(line)
 
     def run(self, confirm: Callable[[Plan], bool] | None) -> Distilled:
+        for name, wanted in (("labels", self.settings.qrels), ("refit", self.settings.refit)):
+            if not wanted:
+                self.store.forget(name)  # of an earlier start that asked for it
         self.corpus()
         self.split()
-        self.confirm(confirm)
+        self.show_plan(confirm)
         self.generate()
         self.vectors()
         if "initial" in self.settings.mine.retrievers:
@@ -356,7 +365,8 @@ class _Distillation:
                 progress=self.progress,
             )
 
-        tokenizer = "" if self.source.keep_whole else fingerprint(self.base_folder)
+        splits = settings.chunk == "always" or (settings.chunk == "auto" and not self.source.keep_whole)
+        tokenizer = self.base_print if splits else ""
         key = {
             **settings.model_dump(mode="json"),
             "source": self.source.fingerprint(),
@@ -403,13 +413,19 @@ class _Distillation:
             prompt_tokens=calls.prompt_tokens,
         )
 
-    def confirm(self, confirm: Callable[[Plan], bool] | None) -> None:
+    def show_plan(self, confirm: Callable[[Plan], bool] | None) -> None:
+        """Say what will be done; the question is asked when, and only if, a stage is about to ask the LLM."""
         plan = self.plan()
         for line in plan.lines():
             self.progress.say(line)
-        if not plan.paid or self.store.is_done("judge"):
-            return
-        if confirm is None or not confirm(plan):
+        if not plan.paid:
+            self.confirmed = True
+        self.ask = lambda: confirm is not None and confirm(plan)
+
+    def before_paying(self) -> None:
+        """The first line of a stage that asks the LLM."""
+        self.confirmed = self.confirmed or self.ask()
+        if not self.confirmed:
             raise TokayError("nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)")
 
     def sampled(self) -> set[str]:
@@ -428,7 +444,10 @@ class _Distillation:
         settings = self.settings.generate
 
         def work(out: StageOutput) -> None:
+            self.before_paying()
             parts, sampled, failures = self.parts(), self.sampled(), list[Failure]()
+            absent = sorted((self.annotator.seeds or set()) - set(parts))
+            failures += [Failure("generate", i, "recorded, but not a passage of this corpus", "") for i in absent]
             self.progress.start("writing queries", len(sampled))
             chosen = (p for p in self.passages() if p.passage_id in sampled)
 
@@ -469,12 +488,13 @@ class _Distillation:
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
-            out.write_json("cut", {"cut": cut, "ndcg@10": {str(c): v for c, v in quality.items()}})
+            tried = {str(c): v for c, v in quality.items()}
+            out.write_json("cut", {"base": self.settings.base, "cut": cut, "ndcg@10": tried})
             count = self.store.rows("corpus", "passages")
             self.progress.start(f"base: passages at {cut} tokens", count)
             encode_corpus(base, self.passages(), count, out.path / "base.npy", self.progress)
 
-        key = {"cut": wanted, "base": fingerprint(self.base_folder)}
+        key = {"cut": wanted, "name": self.settings.base, "base": self.base_print}
         self.stage("vectors", work, settings=key, reads=("corpus", "generate"))
 
     def initial(self) -> None:
@@ -488,7 +508,7 @@ class _Distillation:
             self.train_on([row for row in rows if row.part == "train"], out)
             self.encode_tuned(Embedder.load(out.path / "model"), out)
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("initial", work, settings=key, reads=("corpus", "split", "generate", "vectors"), code="train")
 
     def mine(self) -> None:
@@ -513,7 +533,7 @@ class _Distillation:
         key = {
             **settings.model_dump(mode="json"),
             "annotator": self.annotator.version("mine"),
-            "base": fingerprint(self.base_folder),
+            "base": self.base_print,
         }
         reads = ("corpus", "generate", "vectors", *(["initial"] if with_initial else []))
         self.stage("mine", work, settings=key, reads=reads)
@@ -526,11 +546,16 @@ class _Distillation:
         """Query id -> passages that somebody says answer it, beside the seed."""
         return {}
 
+    @functools.cached_property
+    def index(self) -> BM25:
+        return BM25(f"{p.title} {p.text}" for p in self.passages())
+
     def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
-        return BM25(f"{p.title} {p.text}" for p in self.passages()).search(texts, depth)
+        return self.index.search(texts, depth)
 
     def judge(self) -> None:
         def work(out: StageOutput) -> None:
+            self.before_paying()
             listed: dict[str, list[str]] = {}
             for candidate in self.store.table("mine", "candidates", Candidate):
                 listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
@@ -581,7 +606,7 @@ class _Distillation:
             rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
             self.train_on(rows, out)
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
 
     def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
@@ -607,13 +632,13 @@ class _Distillation:
         key = {
             **self.settings.train.model_dump(mode="json"),
             **self.settings.examples.model_dump(mode="json"),
-            "base": fingerprint(self.base_folder),
+            "base": self.base_print,
         }
         self.stage(
             "refit",
             work,
             settings=key,
-            reads=("corpus", "generate", "mine", "judge", "vectors"),
+            reads=("corpus", "generate", "mine", "judge", "vectors", "train"),
             code="train",
         )
 
@@ -685,7 +710,7 @@ class _Distillation:
                 split="test",
             )
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
     def labels(self) -> None:
@@ -736,7 +761,7 @@ class _Relabelling(_Distillation):
     def run_relabelling(self, confirm: Callable[[Plan], bool] | None) -> dict[str, int]:
         self.corpus()
         self.labelled()
-        self.confirm(confirm)
+        self.show_plan(confirm)
         self.vectors()
         self.mine()
         self.judge()
@@ -804,10 +829,10 @@ class _Relabelling(_Distillation):
 
 
 def model_folder(run: Run) -> Path:
-    """The model that search and serving use: the refitted one, the tuned one, or the base when tuning did not help."""
-    if run.is_done("refit"):
-        return run.path / "refit" / "model"
-    return run.path / "train" / "model"
+    """The model that the verdict recommends: the refitted or the tuned one, or the base when tuning did not help."""
+    if run.read_json("evaluate", "verdict")["use"] == "base":
+        return find_model(run.read_json("vectors", "cut")["base"])
+    return run.path / ("refit" if run.is_done("refit") else "train") / "model"
 
 
 def token_counter(folder: Path) -> Callable[[str], int]:

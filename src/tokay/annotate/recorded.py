@@ -10,7 +10,7 @@ A pair that was never judged is unjudged: it gives no record, and never grade 0.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -87,17 +87,17 @@ class RecordedAnnotator:
     ) -> Iterator[Query | Failure]:
         """The recorded queries of each passage, at most ``per_passage``.
 
-        A passage whose text changed too much, and a recorded one that this corpus lacks, is a ``Failure``.
+        A passage whose text changed too much is a ``Failure``.
         """
         progress = progress or Silent()
-        missing = self.seeds
+        counts: Counter[Match] = Counter()
         for passage in passages:
             rows = self._queries.get(passage.passage_id, [])
-            missing.discard(passage.passage_id)
             progress.advance()
             if not rows:
                 continue
             match, similarity = self.match(passage)
+            counts[match] += 1
             if match == "changed":
                 reason = f"text differs from the recorded one (similarity {similarity:.2f} < {NEARLY_SAME})"
                 yield Failure("generate", passage.passage_id, reason, "")
@@ -114,8 +114,10 @@ class RecordedAnnotator:
                     prompt=PROMPT,
                     answer_id=f"{self.name} queries.parquet {row['query_id']}{note}",
                 )
-        for passage_id in sorted(missing):
-            yield Failure("generate", passage_id, "recorded, but not a passage of this corpus", "")
+        progress.say(
+            f"recorded passages: {counts['same']} with the same text, {counts['near']} nearly the same, "
+            f"{counts['changed']} changed and left out"
+        )
 
     def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
         """Nothing is asked."""
