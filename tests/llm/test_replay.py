@@ -190,7 +190,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     filled(run / "ledger.sqlite").close()
     shown = [line.split() for line in call("show", run).splitlines()]
     assert ["judge", "m", "ok", "3", "30", "20", "1", "0.7500"] in shown
-    assert ["judge", "m", "failed", "2", "18", "0", "0", "2", "unknown"] in shown
+    assert ["judge", "m", "failed", "2", "18", "0", "0", "unknown"] in shown
     said = call("export", run, tmp_path / "x.jsonl")
     assert "5 requests and their answers" in said
     assert "holds the text of your documents" in said

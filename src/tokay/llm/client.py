@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -26,6 +26,11 @@ from tokay.llm.probe import Abilities
 OPENAI = "https://api.openai.com/v1"
 LONGEST_WAIT = 60.0
 """Seconds; a longer Retry-After is cut to this."""
+
+RETRYABLE = (408, 409, 425, 429)
+"""HTTP statuses below 500 that another try may mend."""
+
+T = TypeVar("T")
 
 NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
 """OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
@@ -74,6 +79,14 @@ class _Again(Exception):
         super().__init__(reason)
         self.wait = wait
         self.unreachable = unreachable
+
+
+class Unanswered(AskFailed):
+    """A request came to nothing, and another try may mend it."""
+
+
+class NotThere(AskFailed):
+    """There is nothing at an address of the API."""
 
 
 class _Message(BaseModel):
@@ -146,12 +159,76 @@ class Endpoint:
 
     async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request; see ``Backend``."""
-        for tried in range(1, self._attempts + 1):
+        said, seconds, tried = await self._patiently(lambda: self._try(request), self._attempts)
+        return self._heard(said, seconds, tried)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes = b"",
+        file: tuple[str, bytes] | None = None,
+        form: Mapping[str, str] | None = None,
+        attempts: int | None = None,
+    ) -> bytes:
+        """What the API answers at another of its paths, such as ``/batches``.
+
+        Args:
+            method: GET or POST.
+            path: below the base URL.
+            content: JSON to send.
+            file: name and content of a file to send.
+            form: what is sent with the file.
+            attempts: tries; as many as a request gets, unless told otherwise.
+
+        Raises:
+            NotThere: HTTP 404, 405 or 410.
+            AskFailed: it refuses this, or all tries failed.
+            TokayError: as of ``send``.
+        """
+
+        async def exchange() -> bytes:
+            kind = {"content-type": "application/json"} if content else {}
+            files = {"file": file} if file else None
+            response = await self._exchange(method, path, content=content or None, headers=kind, files=files, data=form)
+            if response.is_success:
+                return bytes(response.content)
+            raise self._fault(response, chat=False)
+
+        return (await self._patiently(exchange, attempts or self._attempts))[0]
+
+    def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request as this endpoint is known to want it."""
+        named = {name: self._names.get(name, name) for name in request}
+        return {new: request[name] for name, new in named.items() if new}
+
+    def read(self, status: int, body: Any, request: Mapping[str, Any]) -> Answer:
+        """The answer that another path of the API brought: HTTP status and body, as of a chat.
+
+        Raises:
+            Unanswered: it is none, and another try may bring one.
+            AskFailed: the request is refused.
+        """
+        text = canonical(body)
+        if status == 200:
+            try:
+                return self._heard(_Completion.model_validate_json(text), 0.0, 1)
+            except ValidationError:
+                raise Unanswered(self._clean(f"not a chat completion: {text}")) from None
+        reason = self._clean(f"HTTP {status}: {text}")
+        if status in RETRYABLE or status >= 500 or (status == 400 and self._learn(self.body(request), text)):
+            raise Unanswered(reason)
+        raise AskFailed(reason)
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], attempts: int) -> tuple[T, float, int]:
+        """What ``work`` gives after as many tries as it takes, the seconds of the last one, and their number."""
+        for tried in range(1, attempts + 1):
             began = time.perf_counter()
             try:
-                said = await self._try(request)
+                return await work(), time.perf_counter() - began, tried
             except _Again as again:
-                if tried < self._attempts:
+                if tried < attempts:
                     backoff = 2.0 ** (tried - 1) * random.uniform(0.5, 1.0)
                     await self._sleep(min(max(backoff, again.wait), LONGEST_WAIT))
                     continue
@@ -160,40 +237,48 @@ class Endpoint:
                         f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs"
                     ) from None
                 raise AskFailed(str(again), spent=Answer(attempts=tried)) from None
-            answer = _answer(said, time.perf_counter() - began, tried)
-            if not answer.text.strip():
-                raise NoText(self._clean(_silence(said.choices[0])), spent=answer)
-            return answer
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _try(self, request: Mapping[str, Any]) -> _Completion:
-        """Send a request once, and read what comes."""
-        named = {name: self._names.get(name, name) for name in request}
-        body = {new: request[name] for name, new in named.items() if new}
+    def _heard(self, said: _Completion, seconds: float, tried: int) -> Answer:
+        answer = _answer(said, seconds, tried)
+        if not answer.text.strip():
+            raise NoText(self._clean(_silence(said.choices[0])), spent=answer)
+        return answer
+
+    async def _exchange(self, method: str, path: str, **sent: Any) -> Any:
         try:
             async with asyncio.timeout(self._timeout):
-                response = await self._http.post(
-                    f"{self.url}/chat/completions",
-                    content=canonical(body).encode(),
-                    headers={"content-type": "application/json"},
-                )
+                return await self._http.request(method, f"{self.url}{path}", **sent)
         except TimeoutError:
             raise _Again(f"no answer within {self._timeout:g} seconds") from None
         except self._broken as error:
             reason = self._clean(f"{type(error).__name__}: {error}")
             raise _Again(reason, unreachable=isinstance(error, self._unreachable)) from None
+
+    async def _try(self, request: Mapping[str, Any]) -> _Completion:
+        """Send a request once, and read what comes."""
+        body = self.body(request)
+        kind = {"content-type": "application/json"}
+        response = await self._exchange("POST", "/chat/completions", content=canonical(body).encode(), headers=kind)
         status, text = response.status_code, response.text
         if status == 400 and self._learn(body, text):
             return await self._try(request)
-        reason = self._clean(f"HTTP {status}: {text}")
         if 200 <= status < 300:
             return self._read(response.content, text)
+        raise self._fault(response)
+
+    def _fault(self, response: Any, *, chat: bool = True) -> Exception:
+        """What an answer other than 2xx means for this try, this request, or the run."""
+        status, text = response.status_code, response.text
+        reason = self._clean(f"HTTP {status}: {text}")
+        if status in (404, 405, 410) and not chat:
+            return NotThere(reason)
         no_credit = status == 402 or (status == 429 and "insufficient_quota" in text)
         if no_credit or status in (401, 404, 405, 410) or 300 <= status < 400:
-            raise TokayError(self._explain(status, reason))
-        if status in (408, 409, 425, 429) or status >= 500:
-            raise _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")))
-        raise AskFailed(reason)
+            return TokayError(self._explain(status, reason))
+        if status in RETRYABLE or status >= 500:
+            return _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")))
+        return AskFailed(reason)
 
     def _learn(self, body: Mapping[str, Any], text: str) -> bool:
         """Whether the endpoint refused a parameter that we know how to send otherwise; from now on it is sent so."""
