@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat server on loopback that answers both prompts sensibly, and misbehaves on request."""
+"""An OpenAI-compatible server on loopback that answers both prompts sensibly, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -47,13 +47,23 @@ class _Server(ThreadingHTTPServer):
 
 
 class FakeLLM:
-    """Use as a context manager; ``asked`` counts requests by prompt, ``replies`` overrides what comes next."""
+    """Use as a context manager; ``asked`` counts requests by prompt, ``replies`` overrides what comes next.
+
+    ``routes`` answers what is no chat, by path and from the request's JSON; what is not in it is 404. Questions of
+    the probe are counted apart, in ``probed``: as a plain server takes them, it says "Yes." to them.
+    """
 
     def __init__(self, *, delay: float = 0.0) -> None:
         self.asked: Counter[str] = Counter()
+        self.probed: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.routes: dict[str, Callable[[dict[str, Any]], Reply]] = {}
         self.replies: list[Reply | None] = []
         self.override: Callable[[dict[str, Any]], str | None] = lambda request: None
+        self.usage: Callable[[dict[str, Any], str], dict[str, Any]] = lambda request, answer: {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+        }
         self.delay = delay
         self._lock = threading.Lock()
         fake = self
@@ -66,11 +76,22 @@ class FakeLLM:
                 if len(body) < length:
                     return  # the client was killed while it spoke
                 request = json.loads(body)
+                if self.path in fake.routes or not self.path.endswith("/chat/completions"):
+                    return self.answer_at(self.path, request)
                 with fake._lock:
-                    fake.asked[json.dumps(request["messages"])] += 1
                     fake.keys.append(self.headers.get("authorization", ""))
+                    if request["messages"][0]["role"] == "user":
+                        fake.probed.append(request)
+                    else:
+                        fake.asked[json.dumps(request["messages"])] += 1
                 time.sleep(fake.delay)
                 self.reply(*(fake.next_reply() or fake.answer(request)))
+
+            def do_GET(self) -> None:
+                self.answer_at(self.path, {})
+
+            def answer_at(self, path: str, request: dict[str, Any]) -> None:
+                self.reply(*fake.routes.get(path, lambda request: (404, {}, "no such path"))(request))
 
             def reply(self, status: int, headers: dict[str, str], body: str) -> None:
                 data = body.encode()
@@ -95,9 +116,10 @@ class FakeLLM:
             return self.replies.pop(0) if self.replies else None
 
     def answer(self, request: dict[str, Any]) -> Reply:
-        text = self.override(request) or answer_to(request["messages"])
+        asks = request["messages"]
+        text = "Yes." if asks[0]["role"] == "user" else self.override(request) or answer_to(asks)
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        usage = self.usage(request, text)
         return 200, {}, json.dumps({"choices": [choice], "usage": usage})
 
     def __enter__(self) -> FakeLLM:

@@ -6,19 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEDGER = ("ledger show", "ledger export", "ledger purge")
-COMMANDS = (
-    "distill",
-    "relabel",
-    "search",
-    "trace",
-    "report",
-    "ledger",
-    "ledger show",
-    "ledger export",
-    "ledger purge",
-    "version",
-)
+LEDGER = ("ledger", "ledger show", "ledger export", "ledger purge")
+COMMANDS = ("distill", "relabel", "search", "trace", "report", "cost", *LEDGER, "version")
+ROOT = Path(__file__).parent.parent
 
 
 def cli_docs() -> str:
@@ -31,7 +21,7 @@ def cli_docs() -> str:
             capture_output=True,
             text=True,
             check=True,
-            env={"COLUMNS": "100", "TERM": "dumb", "PATH": "", "PYTHONUTF8": "1"},
+            env={"COLUMNS": "100", "TERM": "dumb", "PATH": "", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT / "src")},
         )
         help_text = run.stdout.replace("python -m tokay", "tokay").strip()
         parts.append(f"## {' '.join(words[:-1])}\n\n```\n{help_text}\n```\n")

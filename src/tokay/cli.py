@@ -37,9 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn your documents and any LLM into an embedder that is measurably better on your own search.",
 )
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 WIDTH = 112  # of the verdict's table: a narrower terminal wraps it rather than losing digits
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Screen:
@@ -92,6 +92,13 @@ class Screen:
 
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="What the run's LLM calls may cost, in the price table's currency; it stops before. 0: no limit."
+    ),
+]
+Prices = Annotated[str | None, typer.Option(help="TOML file with prices of models, in place of the shipped one.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as 'tokay distill … --out' makes it.")]
 
 
@@ -119,6 +126,8 @@ def distill(
         bool | None,
         typer.Option("--batch", help="Ask through the provider's batch API: cheaper, and it takes hours."),
     ] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[
         str | None,
         typer.Option(help="minilm (the default), a model folder, or a name on the Hugging Face Hub."),
@@ -166,6 +175,8 @@ def distill(
         "llm": llm,
         "llm_url": llm_url,
         "batch": batch,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "queries": None if is_log else queries,
         "log": queries if is_log else None,
@@ -204,6 +215,8 @@ def relabel(
     llm: Annotated[str, typer.Option(help="The judge: openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE.")],
     out_folder: Out,
     llm_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[str | None, typer.Option(help="The model to mine with; default: minilm.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the labels, where they have several; default: train.")] = None,
     judge: Annotated[str | None, typer.Option(help="As for 'tokay distill'.")] = None,
@@ -221,6 +234,8 @@ def relabel(
         "qrels": qrels,
         "llm": llm,
         "llm_url": llm_url,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "relabel.split": split,
         "judge.by": judge,
@@ -261,7 +276,7 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
             f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
             ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
         )
-    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
     out.print(
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
         "base+BM25."
@@ -361,19 +376,19 @@ def _ledger_of(run: Path) -> Ledger:
 
 @ledger_app.command()
 def show(run: RunFolder) -> None:
-    """Count a run's requests: by stage, model and status, with their tokens and price."""
+    """Count the requests in a run's ledger: by stage and model, with their tokens and price."""
+    from tokay.llm.ledger import spent_in
+
     with contextlib.closing(_ledger_of(run)) as ledger:
-        counts = ledger.summary()
+        rows = spent_in(ledger.path)
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "model", "status", "requests", "prompt", "cached", "answer", "price"):
-        table.add_column(name, justify="left" if name in ("stage", "model", "status") else "right", no_wrap=True)
-    for c in counts:
-        numbers = (c.requests, c.prompt_tokens, c.cached_tokens, c.completion_tokens)
-        price = (
-            "unknown" if c.price is None else f"{c.price:.4f}" + (f" + {c.unpriced:,} unknown" if c.unpriced else "")
-        )
-        table.add_row(escape(c.stage), escape(c.model), c.status, *(f"{n:,}" for n in numbers), price)
-    out.print(table)
+    for name in ("stage", "model", "answers", "failures", "prompt", "cached", "answer", "price"):
+        table.add_column(name, justify="left" if name in ("stage", "model") else "right", no_wrap=True)
+    for row in rows:
+        numbers = (row.answers, row.failures, row.prompt, row.cached, row.completion)
+        price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
+        table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in numbers), price)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
     out.print("prompt, cached (part of prompt) and answer are tokens, as the model counted them")
 
 
@@ -403,6 +418,33 @@ def purge(run: RunFolder, yes: Annotated[bool, typer.Option("--yes", help="Do no
     with Run(run, writable=True), contextlib.closing(_ledger_of(run)) as ledger:
         rows = ledger.purge()
     out.print(f"{rows:,} requests deleted; the run's tables still hold passages and queries", soft_wrap=True)
+
+
+@app.command()
+def cost(run: RunFolder) -> None:
+    """Show what a run spent on its LLM: by stage, and for each training row."""
+    from tokay.cost import costs_of
+
+    costs = costs_of(tokay.open_run(run))
+    if costs.nothing:
+        out.print(escape(costs.nothing))
+        return
+    names = ["stage", "model", "requests", "failures", "prompt", "cached", "completion", f"price {costs.currency}"]
+    names += ["per training row"] if costs.rows else []
+    table = Table(title="Tokens and price", title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in ("stage", "model") else "right", no_wrap=True)
+    for row in (*costs.stages, costs.total):
+        counts = (row.answers + row.failures, row.failures, row.prompt, row.cached, row.completion)
+        price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
+        each = [f"{row.price / costs.rows:.6f}" if row.price is not None else ""] if costs.rows else []
+        table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in counts), price, *each)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+    if costs.rows:
+        tokens = (costs.total.prompt + costs.total.completion) / costs.rows
+        out.print(f"{costs.rows:,} training rows, {tokens:,.0f} tokens each")
+    if costs.total.unpriced:
+        out.print(f"{costs.total.unpriced:,} answers have no price: their model was not in the price table (--prices)")
 
 
 @app.command()

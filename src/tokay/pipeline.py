@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import heapq
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
@@ -30,8 +32,10 @@ from tokay.evaluate.verdict import (
     systems_of,
 )
 from tokay.examples import make_examples
-from tokay.llm.ledger import LEDGER
+from tokay.llm.estimate import Estimate, count, money
+from tokay.llm.ledger import LEDGER, spent_in
 from tokay.llm.open import forget_models
+from tokay.llm.prices import PriceTable, load_prices
 from tokay.mine import DEPTH, mine
 from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
@@ -74,6 +78,16 @@ CODE: dict[str, tuple[str, ...]] = {
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
 
 
+TRIAL = 20
+"""Passages after which a paid run's estimate is corrected by what they took."""
+
+FAR_OFF = 0.2
+"""Share by which the corrected estimate may differ from the one that was confirmed."""
+
+POOL = 256
+"""Passages that stand for queries and candidates in an estimate."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a run will do, before anything is paid for. ``queries`` are the user's own, of a log or with labels."""
@@ -90,8 +104,11 @@ class Plan:
     candidates: int
     llm: str
     paid: bool
-    calls: int
-    prompt_tokens: int
+    estimate: Estimate
+    assumes: str
+    answered: int
+    spent: float
+    budget: float
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -110,15 +127,29 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
-        if self.calls:
-            said += [
-                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens, to write queries and "
-                f"to judge {self.candidates} candidates of each; the text of those passages "
-                f"{'leaves this machine' if self.paid else 'stays on this machine'}",
-                f"every request and answer is kept in {LEDGER} of the run folder, for you alone to read: it holds the "
-                f"text of those passages ('tokay ledger purge' empties it)",
-            ]
+        if self.paid:
+            said += self.costs()
+        elif not self.llm.startswith("recorded"):
+            said.append(f"{self.llm} is asked on this machine: no text leaves it, and nothing is paid")
+        if not self.llm.startswith("recorded"):
+            said.append(
+                f"{LEDGER} in the run folder keeps every request and answer, for you alone to read: it holds the text "
+                f"of those passages ('tokay ledger purge' empties it)"
+            )
         return said
+
+    def costs(self) -> list[str]:
+        """What is asked of the LLM, in words."""
+        currency = self.estimate.table.currency
+        said = [*self.estimate.lines(), *([self.assumes] if self.assumes else [])]
+        if self.answered:
+            said.append(
+                f"{self.answered:,} requests of this run are answered already, for {money(self.spent)} {currency}; "
+                f"what is among them is not asked again"
+            )
+        if self.budget:
+            said.append(f"budget: {money(self.budget)} {currency}; the run stops before it would be passed")
+        return [*said, f"the text of those passages goes to {', '.join(self.estimate.prices)}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +307,8 @@ class _Distillation:
         self.progress = _Numbered(progress, 9 + sum(extra))
         self.done: list[str] = []
         self.confirmed = False
-        self.ask: Callable[[], bool] = lambda: False
+        self.ask: Callable[[Plan], bool] = lambda plan: False
+        self.shown: Plan  # set by ``show_plan``
 
     def dry_run(self) -> None:
         self.corpus()
@@ -383,19 +415,11 @@ class _Distillation:
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
         sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
-        own = sum(1 for _ in read_log(Path(self.settings.log))) if self.settings.log else 0
+        own = list(read_log(Path(self.settings.log))) if self.settings.log else []
         return self.planned(len(documents), sizes, by_section=any(" > " in d.document_id for d in documents), own=own)
 
-    def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: int) -> Plan:
-        sampled = len(self.sampled())
-        per_passage = self.settings.generate.queries_per_passage
-        characters = [len(p.text) for p in _first(self.passages(), 1000)]
-        calls = self.annotator.plan(
-            passages=sampled,
-            queries=sampled * per_passage + own,
-            candidates=self.settings.mine.candidates,
-            mean_chars=float(np.mean(characters)),
-        )
+    def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: Sequence[Query]) -> Plan:
+        sampled, spent = self.sampled(), spent_in(self.store.path / LEDGER)
         return Plan(
             documents=documents,
             passages=self.store.rows("corpus", "passages"),
@@ -403,42 +427,104 @@ class _Distillation:
             held_out=sizes.get("test", 0),
             dev=sizes.get("dev", 0),
             by_section=by_section,
-            sampled=sampled,
-            queries_per_passage=per_passage,
-            queries=own,
+            sampled=len(sampled),
+            queries_per_passage=self.settings.generate.queries_per_passage,
+            queries=len(own),
             candidates=self.settings.mine.candidates,
             llm=self.settings.llm,
             paid=self.annotator.paid,
-            calls=calls.calls,
-            prompt_tokens=calls.prompt_tokens,
+            estimate=self.estimate(sampled, own),
+            assumes=self.annotator.assumes,
+            answered=sum(row.answers for row in spent),
+            spent=sum(row.price or 0.0 for row in spent),
+            budget=self.settings.budget,
         )
+
+    def estimate(self, sampled: Sequence[str], own: Sequence[Query], *, judging: bool = True) -> Estimate:
+        """What the LLM will be asked about these passages and queries, with tokens as the base counts them."""
+        if not self.annotator.paid:
+            return Estimate((), load_prices())
+        pool = heapq.nsmallest(POOL, self.passages(), key=lambda p: _rank("pool", p.passage_id)) if judging else []
+        requests = self.annotator.sample_requests(
+            self.chosen(sampled),
+            pool,
+            per_passage=self.settings.generate.queries_per_passage,
+            candidates=self.settings.mine.candidates,
+            own=own,
+        )
+        return Estimate(count(requests, token_counter(self.base_folder)), self.prices())
+
+    def prices(self) -> PriceTable:
+        """The table, of batches where they are asked for."""
+        table = load_prices(self.settings.prices)
+        return table.batched() if self.settings.batch else table
+
+    def chosen(self, ids: Iterable[str]) -> Iterator[Passage]:
+        """Passages by their ids, in the order of the corpus."""
+        wanted = set(ids)
+        return (p for p in self.passages() if p.passage_id in wanted)
 
     def show_plan(self, confirm: Callable[[Plan], bool] | None) -> None:
         """Say what will be done; the question is asked when, and only if, a stage is about to ask the LLM."""
-        plan = self.plan()
-        for line in plan.lines():
+        self.shown = self.plan()
+        for line in self.shown.lines():
             self.progress.say(line)
-        if not plan.paid:
-            self.confirmed = True
-        self.ask = lambda: confirm is not None and confirm(plan)
+        self.confirmed = not self.shown.paid
+        self.ask = confirm or (lambda plan: False)
 
     def before_paying(self) -> None:
         """The first line of a stage that asks the LLM."""
-        self.confirmed = self.confirmed or self.ask()
+        self.confirmed = self.confirmed or self.ask(self.shown)
         if not self.confirmed:
             raise TokayError("nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)")
 
-    def sampled(self) -> set[str]:
-        """Ids of the passages that queries are written for: a sample that does not depend on their order."""
+    def refine(self, sampled: Sequence[str]) -> None:
+        """Write the queries of the first passages, correct the plan by what they took, ask again if it was far off.
+
+        They are part of the run: afterwards the ledger answers for them. Judging cannot be tried yet, for want of
+        candidates; its estimate is corrected by the same factors, since model and tokenizer are the same. Not with
+        batches: it would take as long as all the rest.
+        """
+        trial = sampled[:TRIAL]
+        if not self.shown.paid or self.settings.batch or len(trial) == len(sampled):
+            return
+        before = self.written()
+        self.progress.start(f"writing queries for the first {TRIAL} passages", TRIAL)
+        per_passage = self.settings.generate.queries_per_passage
+        for _ in self.annotator.generate(self.chosen(trial), per_passage=per_passage, progress=self.progress):
+            pass  # the ledger keeps them
+        answers, prompt, completion, seconds = self.written() - before
+        if answers < TRIAL / 2 or not prompt:
+            return  # they were answered by an earlier start, or the server counts no tokens
+        expected, asked = self.estimate(trial, (), judging=False), min(1.0, answers / TRIAL)
+        now = self.shown.estimate.corrected(
+            prompt=prompt / (expected.prompt_tokens * asked),
+            answer=completion / (expected.answer_tokens * asked),
+            seconds=seconds / answers,
+            passages=TRIAL,
+        )
+        change, self.shown = self.shown.estimate.change(now), dataclasses.replace(self.shown, estimate=now)
+        for line in now.lines():
+            self.progress.say(line)
+        if abs(change) > FAR_OFF and not self.ask(self.shown):
+            raise TokayError(
+                f"stopped after the first {TRIAL} passages: the estimate changed by {change:+.0%} and was not "
+                f"confirmed (--yes confirms it); what was answered is kept"
+            )
+
+    def written(self) -> NDArray[np.float64]:
+        """Answers, prompt and completion tokens, and seconds that writing queries has taken in this run."""
+        rows = [row for row in spent_in(self.store.path / LEDGER) if row.stage == "generate"]
+        figures = [(row.answers, row.prompt, row.completion, row.seconds) for row in rows]
+        total: NDArray[np.float64] = np.sum([(0.0, 0.0, 0.0, 0.0), *figures], axis=0)
+        return total
+
+    def sampled(self) -> list[str]:
+        """Ids of the passages that queries are written for: neither choice nor order depends on that of the corpus."""
         settings = self.settings.generate
         eligible = self.annotator.seeds
         ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
-        return set(
-            sorted(
-                ids,
-                key=lambda i: hashlib.sha256(f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")).digest(),
-            )[: settings.passages]
-        )
+        return heapq.nsmallest(settings.passages, ids, key=lambda i: _rank(str(settings.seed), i))
 
     def generate(self) -> None:
         settings = self.settings.generate
@@ -446,14 +532,14 @@ class _Distillation:
         def work(out: StageOutput) -> None:
             self.before_paying()
             parts, sampled, failures = self.parts(), self.sampled(), list[Failure]()
+            self.refine(sampled)
             absent = sorted((self.annotator.seeds or set()) - set(parts))
             failures += [Failure("generate", i, "recorded, but not a passage of this corpus", "") for i in absent]
             self.progress.start("writing queries", len(sampled))
-            chosen = (p for p in self.passages() if p.passage_id in sampled)
 
             def queries() -> Iterator[Query]:
                 for item in self.annotator.generate(
-                    chosen, per_passage=settings.queries_per_passage, progress=self.progress
+                    self.chosen(sampled), per_passage=settings.queries_per_passage, progress=self.progress
                 ):
                     if isinstance(item, Failure):
                         failures.append(item)
@@ -791,11 +877,12 @@ class _Relabelling(_Distillation):
 
     def plan(self) -> Plan:
         documents = len({p.document_id for p in self.passages()})
-        return self.planned(documents, {}, by_section=False, own=self.store.rows("generate", "queries"))
+        own = list(self.store.table("generate", "queries", Query))
+        return self.planned(documents, {}, by_section=False, own=own)
 
-    def sampled(self) -> set[str]:
+    def sampled(self) -> list[str]:
         """No query is written."""
-        return set()
+        return []
 
     def read(self) -> Labels:
         ids = {p.passage_id for p in self.passages()}
@@ -843,9 +930,9 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
 
-def _first(items: Iterable[Passage], count: int) -> Iterator[Passage]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
+def _rank(salt: str, passage_id: str) -> bytes:
+    """Sorting by it is a shuffle that depends on nothing but salt and ids."""
+    return hashlib.sha256(f"{salt}\0{passage_id}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _need_torch() -> None:

@@ -78,7 +78,7 @@ def test_a_batch_has_most_requests_and_bytes(
     monkeypatch.setattr(module, "REQUESTS", 100)
     monkeypatch.setattr(module, "BYTES", 600)
     assert len(texts(ask(server, tmp_path / "l", ["a", "b", "c", "x" * 900]))) == 4
-    assert [b["requests"] for b in server.batches.values()] == [4, 2, 1, 1]
+    assert sorted(b["requests"] for b in server.batches.values()) == [1, 1, 2, 4]
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled", "completed"])

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tokay.annotate.annotator import CallPlan
 from tokay.corpus.dedup import minhash
 from tokay.errors import TokayError
+from tokay.llm.estimate import Planned
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query, sha256_text
 from tokay.store import file_sha256
@@ -45,6 +45,7 @@ class RecordedAnnotator:
     """An annotator whose answers were given before. It asks nothing, costs nothing and needs no network."""
 
     paid = False
+    assumes = ""
 
     def __init__(self, folder: Path) -> None:
         tables = {name: _read(folder / name, columns) for name, columns in _COLUMNS.items()}
@@ -119,9 +120,17 @@ class RecordedAnnotator:
             f"{counts['changed']} changed and left out"
         )
 
-    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
+    def sample_requests(
+        self,
+        seeds: Iterable[Passage],
+        pool: Sequence[Passage],
+        *,
+        per_passage: int,
+        candidates: int,
+        own: Sequence[Query],
+    ) -> Iterator[Planned]:
         """Nothing is asked."""
-        return CallPlan(0, 0)
+        return iter(())
 
     def candidates(self, query: Query) -> list[str] | None:
         """The ids that were judged for a query, in the order that the recording shows them."""

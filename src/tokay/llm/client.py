@@ -7,33 +7,39 @@ What goes wrong is told apart by whom it concerns: another try may mend it, this
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tokay.errors import MissingExtra, TokayError
+from tokay.llm import wire
 from tokay.llm.door import AskFailed, NoText
 from tokay.llm.ledger import Answer, Usage, canonical
 from tokay.llm.limits import Limits
-from tokay.llm.probe import Abilities
+from tokay.llm.probe import Abilities, Refused, probe, question
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_WAIT = 60.0
 """Seconds; a longer Retry-After is cut to this."""
 
+NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
+"""OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
+
 RETRYABLE = (408, 409, 425, 429)
 """HTTP statuses below 500 that another try may mend."""
 
-T = TypeVar("T")
+REFUSALS = (500, 501)
+"""Servers' errors that may be a refusal: llama.cpp has answered 500 to what it does not know (its issue 12591)."""
 
-NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
-"""OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 def endpoint(url: str) -> tuple[str, str]:
@@ -75,33 +81,33 @@ def _httpx2() -> Any:
 class _Again(Exception):
     """This try failed, another may not; ``wait`` is what the server asked for, in seconds."""
 
-    def __init__(self, reason: str, *, wait: float = 0.0, unreachable: bool = False) -> None:
+    def __init__(self, reason: str, *, wait: float = 0.0, status: int = 0, unreachable: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.status = status
         self.unreachable = unreachable
 
 
 class Unanswered(AskFailed):
-    """A request came to nothing, and another try may mend it."""
+    """All tries failed, and none was refused: another time it may work."""
 
 
 class NotThere(AskFailed):
     """There is nothing at an address of the API."""
 
 
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
+@dataclasses.dataclass(frozen=True)
+class _Said(Generic[T]):
+    """A body that came, after so many tries; ``seconds`` are those of the last."""
 
+    body: T
+    seconds: float
+    attempts: int
 
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: Any = None
+    def spent(self, answer: Answer) -> Answer:
+        """The answer with its time and tries."""
+        usage = dataclasses.replace(answer.usage, seconds=self.seconds)
+        return dataclasses.replace(answer, usage=usage, attempts=self.attempts)
 
 
 class Endpoint:
@@ -110,9 +116,10 @@ class Endpoint:
     Args:
         model: the model's name at the endpoint.
         url: base URL; empty: ``$OPENAI_BASE_URL``, else OpenAI.
-        limits: how many requests may be in flight.
+        limits: how many requests may be in flight and be sent in a minute.
         attempts: tries a request, waits between them doubling from one second with jitter, or as Retry-After says.
         timeout: seconds a try, from the first byte sent to the last received. Local servers queue, so it is long.
+            Waiting for a turn is no part of it.
         sleep: for tests.
 
     The key is ``$OPENAI_API_KEY``; local servers need none. It is sent to the endpoint and stands nowhere else: a
@@ -136,6 +143,7 @@ class Endpoint:
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
             timeout=httpx2.Timeout(timeout, connect=10.0),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),  # ours are before it
             follow_redirects=False,
         )
         self._broken, self._unreachable = httpx2.RequestError, (httpx2.ConnectError, httpx2.ConnectTimeout)
@@ -143,15 +151,27 @@ class Endpoint:
         self._attempts = attempts
         self._sleep = sleep
         self._names: dict[str, str | None] = {}
+        self._abilities: Abilities | None = None
 
     @property
     def name(self) -> str:
         """As the user named it."""
         return f"openai:{self.model}"
 
+    @property
+    def question(self) -> Mapping[str, Any]:
+        """The request whose answer is ``Abilities`` as JSON; see ``Probed``."""
+        return question(self.model, self.url)
+
+    def learn(self, abilities: Abilities) -> None:
+        """Take note of what was found out, now or by an earlier run."""
+        self._abilities = abilities
+
     async def abilities(self) -> Abilities:
-        """Placeholder."""
-        return Abilities()
+        """What was learnt, else what the probe finds now."""
+        if self._abilities is None:
+            self._abilities = await probe(_Asking(self))
+        return self._abilities
 
     async def close(self) -> None:
         """Close all connections."""
@@ -159,8 +179,47 @@ class Endpoint:
 
     async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request; see ``Backend``."""
-        said, seconds, tried = await self._patiently(lambda: self._try(request), self._attempts)
-        return self._heard(said, seconds, tried)
+        if "probe" in request:
+            asking = _Asking(self)
+            return Answer((await probe(asking)).to_json(), usage=asking.usage)
+        if "continuations" in request:
+            return await self._likelihoods(request)
+        return self._heard(await self._say(wire.CHAT, request, wire.chat_body(request), wire.ChatCompletion))
+
+    def _heard(self, said: _Said[wire.ChatCompletion]) -> Answer:
+        answer = said.spent(wire.chat_answer(said.body))
+        if not answer.text.strip():
+            raise NoText(self._clean(wire.silence(said.body)), spent=answer)
+        return answer
+
+    async def _likelihoods(self, request: Mapping[str, Any]) -> Answer:
+        """One continuation after another, so that the request takes one place in flight, and a prefix cache is warm."""
+        context, way = request["context"], (await self.abilities()).likelihood
+        if not way:
+            raise TokayError(f"{self.name} at {self.url} gives no log-probabilities of prompts; ask it in a chat")
+        answer = Answer(attempts=0)
+        for continuation in request["continuations"]:
+            try:
+                said, value, tokens = await self._likelihood(way, context, continuation)
+            except AskFailed as failed:
+                failed.spent = _with(answer, failed.spent)
+                raise
+            answer = _with(answer, said)
+            answer = dataclasses.replace(answer, values=(*answer.values, value), tokens=(*answer.tokens, tokens))
+        return answer
+
+    async def _likelihood(self, way: str, context: str, continuation: str) -> tuple[Answer, float, int]:
+        """What it took, log P(continuation | context), and the number of its tokens."""
+        alone = {"context": context, "continuations": [continuation]}
+        body = wire.likelihood_body(self.model, context + continuation, way)
+        said = await self._say(wire.COMPLETIONS, alone, body, wire.ScoredCompletion)
+        spent = said.spent(Answer(usage=wire.usage_of(said.body.usage)))
+        try:
+            return spent, *wire.log_probability(said.body, way, context, continuation)
+        except wire.NotOfThisText as error:
+            raise AskFailed(self._clean(str(error)), spent=spent) from None
+
+    # -- the rest of the API, for ``Batch`` -----------------------------------------------------------------------
 
     async def call(
         self,
@@ -187,24 +246,24 @@ class Endpoint:
             AskFailed: it refuses this, or all tries failed.
             TokayError: as of ``send``.
         """
+        sent: dict[str, Any] = {"files": {"file": file}, "data": form} if file else {}
+        if content:
+            sent = {"content": content, "headers": {"content-type": "application/json"}}
 
         async def exchange() -> bytes:
-            kind = {"content-type": "application/json"} if content else {}
-            files = {"file": file} if file else None
-            response = await self._exchange(method, path, content=content or None, headers=kind, files=files, data=form)
+            response = await self._exchange(method, path, **sent)
             if response.is_success:
                 return bytes(response.content)
-            raise self._fault(response, chat=False)
+            raise self._fault(response, path)
 
-        return (await self._patiently(exchange, attempts or self._attempts))[0]
+        return (await self._patiently(exchange, {}, attempts or self._attempts)).body
 
     def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request as this endpoint is known to want it."""
-        named = {name: self._names.get(name, name) for name in request}
-        return {new: request[name] for name, new in named.items() if new}
+        """A chat as this endpoint is known to want it."""
+        return self._named(wire.chat_body(request))
 
     def read(self, status: int, body: Any, request: Mapping[str, Any]) -> Answer:
-        """The answer that another path of the API brought: HTTP status and body, as of a chat.
+        """The answer that a file of the API holds: HTTP status and body, as of a chat.
 
         Raises:
             Unanswered: it is none, and another try may bring one.
@@ -213,7 +272,7 @@ class Endpoint:
         text = canonical(body)
         if status == 200:
             try:
-                return self._heard(_Completion.model_validate_json(text), 0.0, 1)
+                return self._heard(_Said(wire.ChatCompletion.model_validate_json(text), 0.0, 1))
             except ValidationError:
                 raise Unanswered(self._clean(f"not a chat completion: {text}")) from None
         reason = self._clean(f"HTTP {status}: {text}")
@@ -221,31 +280,62 @@ class Endpoint:
             raise Unanswered(reason)
         raise AskFailed(reason)
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]], attempts: int) -> tuple[T, float, int]:
-        """What ``work`` gives after as many tries as it takes, the seconds of the last one, and their number."""
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    async def _say(self, path: str, request: Mapping[str, Any], body: Mapping[str, Any], form: type[M]) -> _Said[M]:
+        """Send a body until an answer of a form comes, or no further try is worth it."""
+        return await self._patiently(lambda: self._try(path, body, form), request, self._attempts)
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], request: Mapping[str, Any], attempts: int) -> _Said[T]:
         for tried in range(1, attempts + 1):
-            began = time.perf_counter()
+            began = self.limits.now()
             try:
-                return await work(), time.perf_counter() - began, tried
+                said = await work()
             except _Again as again:
-                if tried < attempts:
-                    backoff = 2.0 ** (tried - 1) * random.uniform(0.5, 1.0)
-                    await self._sleep(min(max(backoff, again.wait), LONGEST_WAIT))
-                    continue
-                if again.unreachable:
-                    raise TokayError(
-                        f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs"
-                    ) from None
-                raise AskFailed(str(again), spent=Answer(attempts=tried)) from None
+                if again.status == 429:
+                    self.limits.throttled(began)
+                if tried == attempts:
+                    raise self._give_up(again, tried) from None
+                await self._wait(again.wait, 2.0 ** (tried - 1) * random.uniform(0.5, 1.0))
+                await self.limits.turn(request)
+                continue
+            self.limits.answered()
+            return _Said(said, self.limits.now() - began, tried)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _heard(self, said: _Completion, seconds: float, tried: int) -> Answer:
-        answer = _answer(said, seconds, tried)
-        if not answer.text.strip():
-            raise NoText(self._clean(_silence(said.choices[0])), spent=answer)
-        return answer
+    async def _wait(self, asked: float, backoff: float) -> None:
+        """Wait as long as the server asked for, which everybody does then, and at least our own ``backoff``."""
+        asked = min(asked, LONGEST_WAIT)
+        if asked:
+            with self.limits.pause():
+                await self._sleep(asked)
+        if backoff > asked:
+            await self._sleep(backoff - asked)
+
+    def _give_up(self, again: _Again, tried: int) -> AskFailed | TokayError:
+        if again.unreachable:
+            return TokayError(f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs")
+        kind = AskFailed if again.status in REFUSALS else Unanswered
+        return kind(str(again), spent=Answer(attempts=tried))
+
+    async def _try(self, path: str, request: Mapping[str, Any], form: type[M]) -> M:
+        """Send a request once, and read what comes."""
+        body = self._named(request)
+        kind = {"content-type": "application/json"}
+        response = await self._exchange("POST", path, content=canonical(body).encode(), headers=kind)
+        if response.is_success:
+            return self._read(response, path, form)
+        if response.status_code == 400 and self._learn(body, response.text):
+            return await self._try(path, request, form)
+        raise self._fault(response, path)
+
+    def _named(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A body with the names of parameters that this endpoint wants."""
+        named = {name: self._names.get(name, name) for name in body}
+        return {new: body[name] for name, new in named.items() if new}
 
     async def _exchange(self, method: str, path: str, **sent: Any) -> Any:
+        """One answer of whatever status; ``sent`` is the HTTP client's."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._http.request(method, f"{self.url}{path}", **sent)
@@ -255,30 +345,16 @@ class Endpoint:
             reason = self._clean(f"{type(error).__name__}: {error}")
             raise _Again(reason, unreachable=isinstance(error, self._unreachable)) from None
 
-    async def _try(self, request: Mapping[str, Any]) -> _Completion:
-        """Send a request once, and read what comes."""
-        body = self.body(request)
-        kind = {"content-type": "application/json"}
-        response = await self._exchange("POST", "/chat/completions", content=canonical(body).encode(), headers=kind)
-        status, text = response.status_code, response.text
-        if status == 400 and self._learn(body, text):
-            return await self._try(request)
-        if 200 <= status < 300:
-            return self._read(response.content, text)
-        raise self._fault(response)
-
-    def _fault(self, response: Any, *, chat: bool = True) -> Exception:
-        """What an answer other than 2xx means for this try, this request, or the run."""
+    def _fault(self, response: Any, path: str) -> Exception:
+        """What an answer that brings nothing means for this try, this request, or the run."""
         status, text = response.status_code, response.text
         reason = self._clean(f"HTTP {status}: {text}")
-        if status in (404, 405, 410) and not chat:
-            return NotThere(reason)
         no_credit = status == 402 or (status == 429 and "insufficient_quota" in text)
-        if no_credit or status in (401, 404, 405, 410) or 300 <= status < 400:
+        if no_credit or status == 401 or 300 <= status < 400 or (status in (404, 405, 410) and path == wire.CHAT):
             return TokayError(self._explain(status, reason))
         if status in RETRYABLE or status >= 500:
-            return _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")))
-        return AskFailed(reason)
+            return _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")), status=status)
+        return (NotThere if status in (404, 405, 410) else AskFailed)(reason)
 
     def _learn(self, body: Mapping[str, Any], text: str) -> bool:
         """Whether the endpoint refused a parameter that we know how to send otherwise; from now on it is sent so."""
@@ -287,21 +363,32 @@ class Endpoint:
             parameter, code = error["param"], error["code"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
-        if parameter not in NEWER_NAMES or code not in ("unsupported_parameter", "unsupported_value"):
+        strange = parameter in NEWER_NAMES and code in ("unsupported_parameter", "unsupported_value")
+        if not strange and parameter != "response_format":  # a schema that it does not take: prompts ask for JSON, too
             return False
-        self._names[parameter] = NEWER_NAMES[parameter]
+        self._names[parameter] = NEWER_NAMES.get(parameter)
         return parameter in body
 
-    def _read(self, content: bytes, text: str) -> _Completion:
+    def _read(self, response: Any, path: str, form: type[M]) -> M:
         try:
-            return _Completion.model_validate_json(content)
+            return form.model_validate_json(response.content)
         except ValidationError:
+            text = response.text
             if text.lstrip()[:1] == "<":
                 raise TokayError(
                     f"{self.url} answered HTML, not JSON; expected the base URL of an OpenAI-compatible API, "
                     f"which mostly ends in /v1"
                 ) from None
-            raise _Again(self._clean(f"not a chat completion: {text}")) from None
+            raise _Again(self._clean(f"not a {'chat ' if path == wire.CHAT else ''}completion: {text}")) from None
+
+    async def _get(self, url: str) -> Any:
+        """The JSON at an address; None where there is none."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._http.get(url)
+            return response.json() if response.status_code == 200 else None
+        except (TimeoutError, self._broken, ValueError, RecursionError):
+            return None
 
     def _explain(self, status: int, reason: str) -> str:
         if status == 401:
@@ -320,18 +407,51 @@ class Endpoint:
         return (words.replace(self._secret, "[key]") if self._secret else words)[:200]
 
 
-def _answer(said: _Completion, seconds: float, attempts: int) -> Answer:
-    usage = said.usage if isinstance(said.usage, dict) else {}
-    prompt, completion = (
-        n if isinstance(n := usage.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
-    )
-    return Answer(said.choices[0].message.content or "", usage=Usage(prompt, 0, completion, seconds), attempts=attempts)
+class _Asking:
+    """The endpoint as the probe asks it, and what its questions took; see ``Asked``."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.model = endpoint.model
+        self.usage = Usage()
+        self._endpoint = endpoint
+
+    async def look(self, path: str) -> Any:
+        """The JSON at a path."""
+        host = path.startswith("//")
+        base = self._endpoint.url.removesuffix("/v1") if host else self._endpoint.url
+        return await self._endpoint._get(base + path.removeprefix("/" if host else ""))
+
+    async def chat(self, request: Mapping[str, Any]) -> Answer:
+        """The answer to a chat, be it empty."""
+        body = {"model": self.model, "temperature": 0, **request}
+        try:
+            answer = await self._endpoint.send(body)
+        except NoText as silent:
+            answer = silent.spent
+        except Unanswered:
+            raise
+        except AskFailed as refused:
+            raise Refused(str(refused)) from None
+        self.usage = _with(Answer(usage=self.usage), answer).usage
+        return answer
+
+    async def likelihood(self, way: str, context: str, continuation: str) -> float:
+        """Log P(continuation | context)."""
+        try:
+            answer, value, _ = await self._endpoint._likelihood(way, context, continuation)
+        except Unanswered:
+            raise
+        except AskFailed as refused:
+            raise Refused(str(refused)) from None
+        self.usage = _with(Answer(usage=self.usage), answer).usage
+        return value
 
 
-def _silence(choice: _Choice) -> str:
-    if choice.message.refusal:
-        return f"the model refused: {choice.message.refusal}"
-    return f"empty answer (finish_reason {choice.finish_reason})"
+def _with(so_far: Answer, more: Answer) -> Answer:
+    """An answer with the tokens, time and tries of another on top."""
+    a, b = so_far.usage, more.usage
+    usage = Usage(a.prompt + b.prompt, a.cached + b.cached, a.completion + b.completion, a.seconds + b.seconds)
+    return dataclasses.replace(so_far, usage=usage, attempts=so_far.attempts + more.attempts)
 
 
 def _retry_after(header: str) -> float:

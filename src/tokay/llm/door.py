@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tokay.errors import TokayError
+from tokay.llm.commits import Commits
 from tokay.llm.ledger import Answer, Ledger, key_of
 from tokay.llm.limits import Limits
 from tokay.llm.prices import Purse
@@ -65,6 +66,9 @@ class LanguageModel(Protocol):
     async def abilities(self) -> Abilities:
         """What it can be asked."""
 
+    async def drain(self, seconds: float) -> None:
+        """Send nothing more, and wait for the answers to what was sent; see ``Door``."""
+
     async def close(self) -> None:
         """Give back what it holds."""
 
@@ -101,6 +105,18 @@ class Backend(Protocol):
         """Give back what it holds."""
 
 
+@runtime_checkable
+class Probed(Backend, Protocol):
+    """A backend that must ask to know what it can do; the ledger then remembers it for the next run."""
+
+    @property
+    def question(self) -> Mapping[str, Any]:
+        """The request whose answer is ``Abilities`` as JSON."""
+
+    def learn(self, abilities: Abilities) -> None:
+        """Take note of the answer."""
+
+
 class Door:
     """Asks the ledger first, then the backend.
 
@@ -114,9 +130,11 @@ class Door:
     def __init__(self, backend: Backend, ledger: Ledger, *, stage: str = "", purse: Purse | None = None) -> None:
         self._backend = backend
         self._ledger = ledger
+        self._commits = Commits(ledger)
         self._stage = stage
         self._purse = purse or Purse()
         self._in_flight: dict[str, asyncio.Future[Answer]] = {}
+        self._sent: set[str] = set()
         self._failed_in_a_row = 0
         self._fatal: TokayError | None = None
 
@@ -170,12 +188,32 @@ class Door:
         return await self._ask(request, 0)
 
     async def abilities(self) -> Abilities:
-        """What the model can be asked."""
+        """What the model can be asked: found out once a ledger.
+
+        Raises:
+            TokayError: it can neither chat nor score texts, or did not answer.
+        """
+        if isinstance(self._backend, Probed):
+            try:
+                answer = await self._ask(self._backend.question, 0)
+            except AskFailed as failed:
+                raise TokayError(f"{self.name} did not say what it can do ({failed}); run again") from None
+            self._backend.learn(Abilities.from_json(answer.text))
         return await self._backend.abilities()
+
+    async def drain(self, seconds: float) -> None:
+        """Send nothing more; wait at most ``seconds`` for what was sent, so that its answers are kept.
+
+        Whatever waits for its turn, or is asked from now on, ends with a ``TokayError``.
+        """
+        self._stop(f"the run was interrupted while it asked {self.name}; run again, and it goes on where it stopped")
+        if sent := [self._in_flight[key] for key in self._sent]:
+            await asyncio.wait(sent, timeout=seconds)
 
     async def close(self) -> None:
         """Close the backend and the ledger."""
         await self._backend.close()
+        await self._commits.close()
         self._ledger.close()
 
     async def _ask(self, request: Mapping[str, Any], attempt: int) -> Answer:
@@ -189,29 +227,55 @@ class Door:
 
     async def _send(self, request: Mapping[str, Any], key: str) -> Answer:
         async with self._backend.limits.slot(request):
-            if self._fatal:
-                raise self._fatal
+            reserved = await self._reserve(request)
+            self._sent.add(key)
             try:
-                reserved = self._purse.reserve(request)
-            except TokayError as error:
-                raise self._stop(str(error)) from None
-            try:
-                answer = dataclasses.replace(await self._backend.send(request, key), key=key)
-            except AskFailed as failed:
-                price = self._purse.settle(reserved, failed.spent.usage)
-                spent, silent = dataclasses.replace(failed.spent, key=key), isinstance(failed, NoText)
-                self._ledger.fail(request, spent, str(failed), self._stage, price, silent=silent)
-                raise self._count(failed, key) from None
-            except TokayError as error:
-                self._purse.release(reserved)
-                self._ledger.fail(request, Answer("", key=key), str(error), self._stage, 0.0)
-                raise self._stop(str(error)) from None
-            except BaseException:
-                self._purse.release(reserved)
-                raise
-            self._ledger.put(request, answer, self._stage, self._purse.settle(reserved, answer.usage))
-            self._failed_in_a_row = 0
-            return answer
+                return await self._answer(request, key, reserved)
+            finally:
+                self._sent.discard(key)
+
+    async def _answer(self, request: Mapping[str, Any], key: str, reserved: float) -> Answer:
+        """Send a request, settle what it cost, and commit what came of it."""
+        try:
+            answer = dataclasses.replace(await self._backend.send(request, key), key=key)
+        except AskFailed as failed:
+            price = self._purse.settle(reserved, failed.spent.usage, answered=False)
+            spent, silent = dataclasses.replace(failed.spent, key=key), isinstance(failed, NoText)
+            await self._fail(request, spent, str(failed), price, silent=silent)
+            raise self._count(failed, key) from None
+        except TokayError as error:
+            self._purse.release(reserved)
+            await self._fail(request, Answer(key=key), str(error), 0.0)
+            raise self._stop(str(error)) from None
+        except BaseException:
+            self._purse.release(reserved)
+            raise
+        price = self._purse.settle(reserved, answer.usage)
+        await self._commits.write(lambda: self._ledger.put(request, answer, self._stage_of(request), price))
+        self._failed_in_a_row = 0
+        return answer
+
+    async def _fail(
+        self, request: Mapping[str, Any], spent: Answer, reason: str, price: float | None, *, silent: bool = False
+    ) -> None:
+        stage = self._stage_of(request)
+        await self._commits.write(lambda: self._ledger.fail(request, spent, reason, stage, price, silent=silent))
+
+    def _stage_of(self, request: Mapping[str, Any]) -> str:
+        return "probe" if "probe" in request else self._stage
+
+    async def _reserve(self, request: Mapping[str, Any]) -> float:
+        """Set aside what a request may cost, unless the run has ended, be it while this waited for the budget."""
+        if self._fatal:
+            raise self._fatal
+        try:
+            reserved = await self._purse.reserve(request)
+        except TokayError as error:
+            raise self._stop(str(error)) from None
+        if self._fatal:
+            self._purse.release(reserved)
+            raise self._fatal
+        return reserved
 
     def _count(self, failed: AskFailed, key: str) -> AskFailed | TokayError:
         """The failure of one request, or the end of the run when nothing else has come for long."""

@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -59,12 +60,6 @@ SELECT key, model, stage, status, request, answer, numbers, reason, prompt_token
 FROM answers ORDER BY key
 """
 
-_SUMMARY = """
-SELECT stage, model, status, COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), SUM(price),
-    SUM(price IS NULL)
-FROM answers GROUP BY stage, model, status ORDER BY MIN(created)
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
@@ -97,21 +92,6 @@ class Answer:
     key: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Count:
-    """Requests of one stage, model and status. ``price`` sums what is known; ``unpriced`` requests have none."""
-
-    stage: str
-    model: str
-    status: str
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    price: float | None
-    unpriced: int
-
-
 def canonical(request: Mapping[str, Any]) -> str:
     """A request as JSON with sorted keys, in ASCII: any text that Python can hold can be sent, kept and hashed."""
     return json.dumps(request, sort_keys=True, ensure_ascii=True)
@@ -127,6 +107,9 @@ class Ledger:
 
     Write-ahead log with ``synchronous=FULL``: a committed answer survives a kill and a power cut. (NORMAL does not
     sync the log at each commit: a power cut may lose the last answers, and they would be paid for again.)
+
+    It may be read while another thread writes: reading has a connection of its own, which does not wait for a sync and
+    sees only what is committed. Writes take turns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,9 +121,11 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
             self._db.execute(_BATCHES)
+            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.DatabaseError) as error:
             raise TokayError(f"the ledger {path} cannot be opened: {error}; move it away to start a new one") from error
         self.path = path
+        self._turn = threading.RLock()
 
     def get(self, key: str) -> Answer | None:
         """The answer to a request that succeeded before."""
@@ -172,6 +157,24 @@ class Ledger:
         nothing = Answer(usage=spent.usage, attempts=spent.attempts, key=spent.key)
         self._write(request, "failed", nothing, reason, stage, price, silent=silent)
 
+    def together(self, writes: Sequence[Callable[[], None]]) -> list[Exception | None]:
+        """Make several writes to this ledger in one transaction, which takes one sync; returns the fault of each.
+
+        Where one of them fails, all are made alone: a fault is nobody else's.
+        """
+        if len(writes) > 1:
+            with self._turn:
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    for write in writes:
+                        write()
+                    self._db.execute("COMMIT")
+                    return [None] * len(writes)
+                except Exception:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+        return [_fault(write) for write in writes]
+
     def counts(self) -> dict[str, int]:
         """Rows by status, and the tokens of all of them."""
         rows = dict(self._db.execute("SELECT status, COUNT(*) FROM answers GROUP BY status").fetchall())
@@ -182,10 +185,6 @@ class Ledger:
             "prompt_tokens": tokens[0] or 0,
             "completion_tokens": tokens[1] or 0,
         }
-
-    def summary(self) -> list[Count]:
-        """Requests, tokens and price by stage, model and status, in the order in which they began."""
-        return [Count(*row) for row in self._read(_SUMMARY)]
 
     def export(self, path: Path) -> int:
         """Write all rows to a file that ``replay:`` reads; returns their number.
@@ -262,11 +261,12 @@ class Ledger:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
+        self._reader.close()
         self._db.close()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Rows as they are exported."""
-        cursor = self._db.execute(_EXPORT)
+        cursor = self._reader.execute(_EXPORT)
         names = [column[0] for column in cursor.description]
         for values in cursor:
             row = dict(zip(names, values, strict=True))
@@ -274,7 +274,7 @@ class Ledger:
 
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         try:
-            return self._db.execute(query, values).fetchall()
+            return self._reader.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
 
@@ -313,7 +313,8 @@ class Ledger:
 
     def _change(self, statement: str, values: tuple[Any, ...] = ()) -> None:
         try:
-            self._db.execute(statement, values)
+            with self._turn:
+                self._db.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise TokayError(
                 f"the ledger {self.path} cannot be written: {error}; what it holds already is kept: make room and "
@@ -332,3 +333,58 @@ def _packed(raw: IO[bytes], path: Path) -> contextlib.AbstractContextManager[IO[
     if path.suffix != ".gz":
         return contextlib.nullcontext(raw)
     return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
+
+
+# -- what was spent -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What one stage spent on one model: requests by their end, tokens, and the price of those that had one.
+
+    ``price`` is None where none had one; ``unpriced`` counts the answers without.
+    """
+
+    stage: str
+    model: str
+    answers: int
+    failures: int
+    prompt: int
+    cached: int
+    completion: int
+    seconds: float
+    price: float | None
+    unpriced: int
+
+
+_SPENT = """
+SELECT stage, model, SUM(status = 'ok'), SUM(status <> 'ok'), SUM(prompt_tokens), SUM(cached_tokens),
+    SUM(completion_tokens), SUM(seconds), SUM(price), SUM(status = 'ok' AND price IS NULL)
+FROM answers GROUP BY stage, model ORDER BY MIN(created)
+"""
+
+
+def spent_in(path: Path) -> list[Spent]:
+    """What a ledger's requests took, by stage and model, in the order in which they began; nothing where it is not.
+
+    The file is only read. Tries that gave no answer have told no tokens, so they are not in it.
+
+    Raises:
+        TokayError: it is no ledger.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            begun = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'answers'").fetchone()
+            return [Spent(*row) for row in db.execute(_SPENT)] if begun else []  # none: killed as it was made
+    except sqlite3.DatabaseError as error:
+        raise TokayError(f"the ledger {path} cannot be read: {error}; restore it, or move it away") from error
+
+
+def _fault(write: Callable[[], None]) -> Exception | None:
+    try:
+        write()
+    except Exception as error:
+        return error
+    return None

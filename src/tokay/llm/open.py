@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 
 from tokay.errors import TokayError
 from tokay.llm.door import Backend, Door
-from tokay.llm.ledger import Ledger, Usage
+from tokay.llm.ledger import Ledger
 from tokay.llm.prices import Purse
 
 FORMS = "recorded, recorded:FOLDER, openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE"
@@ -66,10 +66,9 @@ class ModelSpec:
         Args:
             ledger_path: where answers are kept; made where there is none.
             stage: of the run; the ledger's rows name it.
-            purse: what requests cost; of a model in this process or a recording, nothing.
+            purse: what requests cost, and what may be spent.
         """
         ledger = Ledger(ledger_path)
-        purse = purse if self.paid else _Free()
         try:
             return Door(self._backend(ledger), ledger, stage=stage, purse=purse)
         except BaseException:
@@ -92,14 +91,6 @@ class ModelSpec:
 
             return Batch(self.what, url=self.url, ledger=ledger)
         return Endpoint(self.what, url=self.url)
-
-
-class _Free(Purse):
-    """Of models in this process, and of recordings."""
-
-    def settle(self, reserved: float, usage: Usage, *, answered: bool = True) -> float | None:
-        """Nothing."""
-        return 0.0
 
 
 def read_spec(spec: str, *, url: str = "", batch: bool = False) -> ModelSpec:
