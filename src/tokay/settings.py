@@ -203,6 +203,7 @@ class Settings(_Section):
     documents: str
     llm: str = "recorded"
     llm_url: str = ""
+    batch: bool = Field(False, description="ask through the provider's batch API: cheaper, and hours later")
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="what LLM requests of this run may cost, in the price table's currency; 0: no limit"
     )
