@@ -18,11 +18,12 @@ from common import arguments, table
 from tokay import open_run
 from tokay.evaluate.metrics import evaluate_run
 from tokay.evaluate.significance import compare
-from tokay.evaluate.verdict import Side, as_run, qrels_of
+from tokay.evaluate.verdict import Side, qrels_of
 from tokay.examples import make_examples
 from tokay.models.embedder import Embedder
 from tokay.models.format import choose_format
 from tokay.records import Candidate, Document, Judgment, Passage, Query
+from tokay.search.hybrid import as_run
 from tokay.settings import ExampleSettings, Settings, TrainSettings
 from tokay.split import parts_of
 from tokay.store import Run

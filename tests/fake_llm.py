@@ -60,6 +60,10 @@ class FakeLLM:
         self.routes: dict[str, Callable[[dict[str, Any]], Reply]] = {}
         self.replies: list[Reply | None] = []
         self.override: Callable[[dict[str, Any]], str | None] = lambda request: None
+        self.usage: Callable[[dict[str, Any], str], dict[str, Any]] = lambda request, answer: {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+        }
         self.delay = delay
         self._lock = threading.Lock()
         fake = self
@@ -117,7 +121,7 @@ class FakeLLM:
         asks = request["messages"]
         text = "Yes." if asks[0]["role"] == "user" else self.override(request) or answer_to(asks)
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        usage = self.usage(request, text)
         return 200, {}, json.dumps({"choices": [choice], "usage": usage})
 
     def __enter__(self) -> FakeLLM:

@@ -19,6 +19,7 @@ import tokay
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay import cli
+from tokay.pipeline import model_folder
 from tokay.records import Candidate, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
 HOSTILE = '<script>alert("x")</script> </pre> \u202e [bold]not markup[/bold] '
@@ -208,10 +209,57 @@ def test_refit_trains_on_everything_and_search_uses_it(
     assert call(*arguments, "--out", out, *FAST, "--refit") == 0
     said = capsys.readouterr()
     assert "train: unchanged" in said.err
-    assert f"model: {out}/refit/model" in said.out.replace("\n", "")
+    verdict = tokay.open_run(out).read_json("evaluate", "verdict")
+    assert verdict["use"] == "base"  # twenty queries show nothing
+    assert f"model: {tiny_base()}That is the base" in said.out.replace("\n", "")
     assert "refitted on all queries" in (out / "report.html").read_text()
     assert call("search", out, "alpha") == 0
+    assert "base (used)" in capsys.readouterr().out
+    better = out / "evaluate" / "verdict.json"
+    better.write_text(json.dumps(verdict | {"use": "tuned"}))
+    assert model_folder(tokay.open_run(out)) == out / "refit" / "model"
+    assert call("search", out, "alpha") == 0
     assert "tuned (used)" in capsys.readouterr().out
+    assert call(*arguments, "--out", out, *FAST) == 0  # without --refit the refitted model no longer counts
+    assert not tokay.open_run(out).is_done("refit")
+
+
+def test_a_dry_run_leaves_the_folder_alone(run: Path, material: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    (tmp_path / "other.jsonl").write_text("".join(f'{{"_id": "{i}", "text": "words number {i}"}}\n' for i in range(30)))
+    other = ("--llm", f"recorded:{material / 'recording'}", "--base", tiny_base("cls"), "--out", out, "--dry-run")
+    assert call("distill", tmp_path / "other.jsonl", *other) == 0
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_the_llms_answer_can_be_read(material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    with FakeLLM() as server:
+        live = ("--llm", "openai:fake", "--llm-url", server.url, "--base", tiny_base(), "--out", out)
+        assert call("distill", material / "docs.jsonl", *live, *FAST, "--yes") == 0
+        asked = sum(server.asked.values())
+        docs = (material / "docs.jsonl").read_text().splitlines()[:-1]
+        (tmp_path / "more.jsonl").write_text(
+            "\n".join([*docs, '{"_id": "new", "text": "something else entirely here"}'])
+        )
+        capsys.readouterr()
+        assert call("distill", tmp_path / "more.jsonl", *live, *FAST) == 1  # nothing is paid without a new yes
+        assert "the plan was not confirmed" in capsys.readouterr().err
+        assert sum(server.asked.values()) == asked
+        assert call("search", out, "alpha") == 1
+        assert "to the end" in capsys.readouterr().err  # the corpus is another one now
+        assert call("distill", material / "docs.jsonl", *live, *FAST) == 1
+        assert call("distill", material / "docs.jsonl", *live, *FAST, "--yes") == 0  # the ledger answers
+        assert sum(server.asked.values()) == asked
+    query = next(tokay.open_run(out).table("generate", "queries", Query))
+    capsys.readouterr()
+    assert call("trace", out, query.query_id) == 0
+    said = capsys.readouterr().out
+    assert '{"queries": [{"task": "find it"' in said
+    assert '{"grades": {' in said
+    assert "&quot;grades&quot;" in (out / "report.html").read_text()
 
 
 def test_a_live_llm_is_paid_only_after_a_yes(
@@ -286,6 +334,7 @@ def test_a_log_of_real_queries_is_mined_judged_and_its_gaps_reported(
         ),
         (lambda a: a | {"--candidates": "dense"}, "Input should be 'base', 'initial' or 'bm25'"),
         (lambda a: a | {"--judge": "jury"}, "setting 'judge.by' is 'jury'"),
+        (lambda a: a | {"documents": "./nowhere"}, "python:PACKAGE: did you mean"),  # and no emoji in its place
         (lambda a: a | {"documents": "./nowhere"}, "there is no file or folder ./nowhere"),
         (lambda a: a | {"--base": "./nowhere"}, "there is no model folder ./nowhere"),
         (lambda a: a | {"--llm": "recorded"}, "--llm recorded is the recording for python-stdlib"),

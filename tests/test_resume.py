@@ -22,6 +22,8 @@ from tiny import WORDS, tiny_base
 OVERRIDES = (
     "corpus.passage_tokens=40",
     "generate.queries_per_passage=1",
+    'mine.retrievers=["base", "initial", "bm25"]',
+    "refit=true",
     "mine.candidates=4",
     "train.batch_size=8",
     "train.epochs=2",

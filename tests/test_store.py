@@ -131,7 +131,7 @@ def test_the_manifest_is_readable_json(tmp_path: Path) -> None:
     with Run(tmp_path / "run", writable=True) as run:
         run.stage("a", lambda out: out.write_json("v", {"x": 1.5}), settings={})
     entry = json.loads((tmp_path / "run" / MANIFEST).read_text())["a"]
-    assert set(entry) == {"key", "seconds", "finished", "outputs"}
+    assert set(entry) == {"key", "reads", "seconds", "finished", "outputs"}
     assert run.read_json("a", "v") == {"x": 1.5}
 
 
@@ -144,3 +144,27 @@ def test_a_table_of_another_version_is_one_sentence(tmp_path: Path) -> None:
 
 def void(_: object) -> None:
     """What stages return."""
+
+
+def test_what_was_made_from_another_version_no_longer_counts(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", writable=True) as run:
+        for value in (1, 1, 2):
+            run.stage("a", lambda out, v=value: out.write_json("v", v), settings={"n": value})
+            if value == 1:
+                run.stage("b", lambda out: out.write_json("v", "b"), settings={}, reads=["a"])
+                run.stage("c", lambda out: out.write_json("v", "c"), settings={}, reads=["b"])
+                run.stage("d", lambda out: out.write_json("v", "d"), settings={})
+        assert [run.is_done(stage) for stage in "abcd"] == [True, False, False, True]
+        with pytest.raises(TokayError, match=r"has no b/v.json; run 'tokay distill"):
+            run.read_json("b", "v")
+        run.stage("b", lambda out: out.write_json("v", "b"), settings={}, reads=["a"])
+        run.stage("a", lambda out: out.write_json("v", 2), settings={"n": 3})  # done again, to the same contents
+        assert run.is_done("b")
+        run.forget("a")
+        assert not run.is_done("b")
+
+
+def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    with Run(tmp_path / "run", writable=True):
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("distill", "relabel", "search", "trace", "report", "version")
+COMMANDS = ("distill", "relabel", "search", "trace", "report", "cost", "version")
 
 
 def cli_docs() -> str:

@@ -33,9 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn your documents and any LLM into an embedder that is measurably better on your own search.",
 )
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 WIDTH = 112  # of the verdict's table: a narrower terminal wraps it rather than losing digits
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Screen:
@@ -88,6 +88,13 @@ class Screen:
 
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="What the run's LLM calls may cost, in the price table's currency; it stops before. 0: no limit."
+    ),
+]
+Prices = Annotated[str | None, typer.Option(help="TOML file with prices of models, in place of the shipped one.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as 'tokay distill … --out' makes it.")]
 
 
@@ -107,6 +114,8 @@ def distill(
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."),
     ] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[
         str | None,
         typer.Option(help="minilm (the default), a model folder, or a name on the Hugging Face Hub."),
@@ -153,6 +162,8 @@ def distill(
         "documents": documents,
         "llm": llm,
         "llm_url": llm_url,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "queries": None if is_log else queries,
         "log": queries if is_log else None,
@@ -176,6 +187,10 @@ def distill(
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
+        if done.verdict["use"] == "base":
+            out.print(
+                f"That is the base, since tuning was not shown to help; {escape(str(out_folder))}/train/model is tuned."
+            )
         out.print(f'search: tokay search {escape(str(out_folder))} "…"   report: {escape(str(out_folder))}/report.html')
 
 
@@ -187,6 +202,8 @@ def relabel(
     llm: Annotated[str, typer.Option(help="The judge: openai:MODEL.")],
     out_folder: Out,
     llm_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
+    budget: Budget = None,
+    prices: Prices = None,
     base: Annotated[str | None, typer.Option(help="The model to mine with; default: minilm.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the labels, where they have several; default: train.")] = None,
     judge: Annotated[str | None, typer.Option(help="As for 'tokay distill'.")] = None,
@@ -204,6 +221,8 @@ def relabel(
         "qrels": qrels,
         "llm": llm,
         "llm_url": llm_url,
+        "budget": budget,
+        "prices": prices,
         "base": base,
         "relabel.split": split,
         "judge.by": judge,
@@ -244,11 +263,12 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
             f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
             ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
         )
-    Console(highlight=False, width=max(WIDTH, out.width)).print(table)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
     out.print(
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
         "base+BM25."
     )
+    out.print(f"{verdict['queries']} queries can show a difference of {verdict['primary']['detectable']:.3f} nDCG@10.")
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
 
@@ -307,7 +327,6 @@ def trace(
     found = trace_queries(tokay.open_run(run), [query_id])[0]
     q = found.query
     out.print(f"[bold]{escape(q.text)}[/bold]\ntask: {escape(q.task)}   part: {q.part}   prompt: {escape(q.prompt)}")
-    out.print(f"the LLM's answer: {escape(q.answer_id)}")
     seed = found.seed
     if seed:
         out.print(
@@ -319,12 +338,41 @@ def trace(
     for candidate, passage, judgment in found.candidates:
         grade = f"grade {judgment.grade}{' best' if judgment.best else ''}" if judgment else "unjudged"
         out.print(f"  {candidate.rank:2d}. {escape(passage.passage_id)}: {grade}")
-    if found.example:
-        e = found.example
+    for e in found.examples:
+        moved = " (relabelled)" if e.relabelled else ""
         out.print(
-            f"\ntraining row: positive {escape(e.positive_id)}{' (relabelled)' if e.relabelled else ''}, hard "
-            f"negatives {escape(str(e.negative_ids))}"
+            f"\ntraining row: positive {escape(e.positive_id)}{moved}, hard negatives {escape(str(e.negative_ids))}"
         )
+    out.print("\nthe LLM's answers")
+    for place, text in found.answers:
+        out.print(f"  {escape(place)}: {escape(text)}", soft_wrap=True)
+
+
+@app.command()
+def cost(run: RunFolder) -> None:
+    """Show what a run spent on its LLM: by stage, and for each training row."""
+    from tokay.cost import costs_of
+
+    costs = costs_of(tokay.open_run(run))
+    if costs.nothing:
+        out.print(escape(costs.nothing))
+        return
+    names = ["stage", "model", "requests", "failures", "prompt", "cached", "completion", f"price {costs.currency}"]
+    names += ["per training row"] if costs.rows else []
+    table = Table(title="Tokens and price", title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in ("stage", "model") else "right", no_wrap=True)
+    for row in (*costs.stages, costs.total):
+        counts = (row.answers + row.failures, row.failures, row.prompt, row.cached, row.completion)
+        price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
+        each = [f"{row.price / costs.rows:.6f}" if row.price is not None else ""] if costs.rows else []
+        table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in counts), price, *each)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+    if costs.rows:
+        tokens = (costs.total.prompt + costs.total.completion) / costs.rows
+        out.print(f"{costs.rows:,} training rows, {tokens:,.0f} tokens each")
+    if costs.total.unpriced:
+        out.print(f"{costs.total.unpriced:,} answers have no price: their model was not in the price table (--prices)")
 
 
 @app.command()

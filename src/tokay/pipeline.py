@@ -6,13 +6,17 @@ corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import heapq
 import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
@@ -28,6 +32,9 @@ from tokay.evaluate.verdict import (
     systems_of,
 )
 from tokay.examples import make_examples
+from tokay.llm.estimate import Estimate, count, money
+from tokay.llm.ledger import LEDGER, spent_in
+from tokay.llm.prices import load_prices
 from tokay.mine import DEPTH, mine
 from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
@@ -70,6 +77,16 @@ CODE: dict[str, tuple[str, ...]] = {
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
 
 
+TRIAL = 20
+"""Passages after which a paid run's estimate is corrected by what they took."""
+
+FAR_OFF = 0.2
+"""Share by which the corrected estimate may differ from the one that was confirmed."""
+
+POOL = 256
+"""Passages that stand for queries and candidates in an estimate."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a run will do, before anything is paid for. ``queries`` are the user's own, of a log or with labels."""
@@ -86,8 +103,11 @@ class Plan:
     candidates: int
     llm: str
     paid: bool
-    calls: int
-    prompt_tokens: int
+    estimate: Estimate
+    assumes: str
+    answered: int
+    spent: float
+    budget: float
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -106,12 +126,20 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
-        if self.paid:
+        return said + (self.costs() if self.paid else [])
+
+    def costs(self) -> list[str]:
+        """What is asked of the LLM, in words."""
+        currency = self.estimate.table.currency
+        said = [*self.estimate.lines(), *([self.assumes] if self.assumes else [])]
+        if self.answered:
             said.append(
-                f"at most {self.calls:,} LLM calls, about {self.prompt_tokens:,} prompt tokens, to write queries and "
-                f"to judge {self.candidates} candidates of each; the text of those passages leaves this machine"
+                f"{self.answered:,} requests of this run are answered already, for {money(self.spent)} {currency}; "
+                f"what is among them is not asked again"
             )
-        return said
+        if self.budget:
+            said.append(f"budget: {money(self.budget)} {currency}; the run stops before it would be passed")
+        return [*said, f"the text of those passages goes to {', '.join(self.estimate.prices)}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +156,8 @@ def distill(
     documents: str,
     *,
     out: str | Path,
-    llm: str = "recorded",
-    base: str = "minilm",
+    llm: str | None = None,
+    base: str | None = None,
     config: Path | None = None,
     overrides: Iterable[str] = (),
     confirm: Callable[[Plan], bool] | None = None,
@@ -141,8 +169,8 @@ def distill(
         documents: a folder, a JSONL/CSV/Parquet file, a BEIR folder, ``hf:DATASET``, ``python:PACKAGE`` or
             ``python-stdlib``.
         out: the run folder; an interrupted or changed run goes on where it was.
-        llm: ``recorded``, ``recorded:FOLDER`` or ``openai:MODEL``.
-        base: ``minilm``, a model folder, or a name on the Hub.
+        llm: ``recorded`` (the default), ``recorded:FOLDER`` or ``openai:MODEL``.
+        base: ``minilm`` (the default), a model folder, or a name on the Hub.
         config: TOML with settings by stage.
         overrides: ``stage.name=value`` settings, which win over the file.
         confirm: asked with the plan before a paid LLM is called; None: refuse to pay.
@@ -166,11 +194,15 @@ def run_distillation(
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> Distilled | None:
-    """``distill`` with resolved settings; a dry run stops at the plan and returns None."""
+    """``distill`` with resolved settings; a dry run stops at the plan, leaves ``out`` alone and returns None."""
     progress = progress or Silent()
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="tokay-") as folder, Run(Path(folder, "run"), writable=True) as run:
+            _Distillation(settings, run, source, annotator_of(settings, run.path), base, progress).dry_run()
+        return None
     if settings.log and settings.llm.startswith("recorded"):
         raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
     if settings.queries or settings.qrels:
@@ -178,11 +210,7 @@ def run_distillation(
     with Run(out, writable=True) as run:
         annotator = annotator_of(settings, run.path)
         run.write_settings(to_toml(settings))
-        stages = _Distillation(settings, run, source, annotator, base, progress)
-        if dry_run:
-            stages.dry_run()
-            return None
-        return stages.run(confirm)
+        return _Distillation(settings, run, source, annotator, base, progress).run(confirm)
 
 
 def run_relabelling(
@@ -227,7 +255,7 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
     return make_annotator(
         settings.llm,
         url=settings.llm_url,
-        ledger_path=run / "ledger.sqlite",
+        ledger_path=run / LEDGER,
         settings=settings,
     )
 
@@ -263,9 +291,13 @@ class _Distillation:
         self.source = source
         self.annotator = annotator
         self.base_folder = base
+        self.base_print = fingerprint(base)
         extra = (bool(settings.qrels), settings.refit, "initial" in settings.mine.retrievers)
         self.progress = _Numbered(progress, 9 + sum(extra))
         self.done: list[str] = []
+        self.confirmed = False
+        self.ask: Callable[[Plan], bool] = lambda plan: False
+        self.shown: Plan  # set by ``show_plan``
 
     def dry_run(self) -> None:
         self.corpus()
@@ -274,9 +306,12 @@ class _Distillation:
             self.progress.say(line)
 
     def run(self, confirm: Callable[[Plan], bool] | None) -> Distilled:
+        for name, wanted in (("labels", self.settings.qrels), ("refit", self.settings.refit)):
+            if not wanted:
+                self.store.forget(name)  # of an earlier start that asked for it
         self.corpus()
         self.split()
-        self.confirm(confirm)
+        self.show_plan(confirm)
         self.generate()
         self.vectors()
         if "initial" in self.settings.mine.retrievers:
@@ -350,7 +385,8 @@ class _Distillation:
                 progress=self.progress,
             )
 
-        tokenizer = "" if self.source.keep_whole else fingerprint(self.base_folder)
+        splits = settings.chunk == "always" or (settings.chunk == "auto" and not self.source.keep_whole)
+        tokenizer = self.base_print if splits else ""
         key = {
             **settings.model_dump(mode="json"),
             "source": self.source.fingerprint(),
@@ -367,19 +403,11 @@ class _Distillation:
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
         sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
-        own = sum(1 for _ in read_log(Path(self.settings.log))) if self.settings.log else 0
+        own = list(read_log(Path(self.settings.log))) if self.settings.log else []
         return self.planned(len(documents), sizes, by_section=any(" > " in d.document_id for d in documents), own=own)
 
-    def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: int) -> Plan:
-        sampled = len(self.sampled())
-        per_passage = self.settings.generate.queries_per_passage
-        characters = [len(p.text) for p in _first(self.passages(), 1000)]
-        calls = self.annotator.plan(
-            passages=sampled,
-            queries=sampled * per_passage + own,
-            candidates=self.settings.mine.candidates,
-            mean_chars=float(np.mean(characters)),
-        )
+    def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: Sequence[Query]) -> Plan:
+        sampled, spent = self.sampled(), spent_in(self.store.path / LEDGER)
         return Plan(
             documents=documents,
             passages=self.store.rows("corpus", "passages"),
@@ -387,48 +415,113 @@ class _Distillation:
             held_out=sizes.get("test", 0),
             dev=sizes.get("dev", 0),
             by_section=by_section,
-            sampled=sampled,
-            queries_per_passage=per_passage,
-            queries=own,
+            sampled=len(sampled),
+            queries_per_passage=self.settings.generate.queries_per_passage,
+            queries=len(own),
             candidates=self.settings.mine.candidates,
             llm=self.settings.llm,
             paid=self.annotator.paid,
-            calls=calls.calls,
-            prompt_tokens=calls.prompt_tokens,
+            estimate=self.estimate(sampled, own),
+            assumes=self.annotator.assumes,
+            answered=sum(row.answers for row in spent),
+            spent=sum(row.price or 0.0 for row in spent),
+            budget=self.settings.budget,
         )
 
-    def confirm(self, confirm: Callable[[Plan], bool] | None) -> None:
-        plan = self.plan()
-        for line in plan.lines():
+    def estimate(self, sampled: Sequence[str], own: Sequence[Query], *, judging: bool = True) -> Estimate:
+        """What the LLM will be asked about these passages and queries, with tokens as the base counts them."""
+        if not self.annotator.paid:
+            return Estimate((), load_prices())
+        pool = heapq.nsmallest(POOL, self.passages(), key=lambda p: _rank("pool", p.passage_id)) if judging else []
+        requests = self.annotator.sample_requests(
+            self.chosen(sampled),
+            pool,
+            per_passage=self.settings.generate.queries_per_passage,
+            candidates=self.settings.mine.candidates,
+            own=own,
+        )
+        return Estimate(count(requests, token_counter(self.base_folder)), load_prices(self.settings.prices))
+
+    def chosen(self, ids: Iterable[str]) -> Iterator[Passage]:
+        """Passages by their ids, in the order of the corpus."""
+        wanted = set(ids)
+        return (p for p in self.passages() if p.passage_id in wanted)
+
+    def show_plan(self, confirm: Callable[[Plan], bool] | None) -> None:
+        """Say what will be done; the question is asked when, and only if, a stage is about to ask the LLM."""
+        self.shown = self.plan()
+        for line in self.shown.lines():
             self.progress.say(line)
-        if not plan.paid or self.store.is_done("judge"):
-            return
-        if confirm is None or not confirm(plan):
+        self.confirmed = not self.shown.paid
+        self.ask = confirm or (lambda plan: False)
+
+    def before_paying(self) -> None:
+        """The first line of a stage that asks the LLM."""
+        self.confirmed = self.confirmed or self.ask(self.shown)
+        if not self.confirmed:
             raise TokayError("nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)")
 
-    def sampled(self) -> set[str]:
-        """Ids of the passages that queries are written for: a sample that does not depend on their order."""
+    def refine(self, sampled: Sequence[str]) -> None:
+        """Write the queries of the first passages, correct the plan by what they took, ask again if it was far off.
+
+        They are part of the run: afterwards the ledger answers for them. Judging cannot be tried yet, for want of
+        candidates; its estimate is corrected by the same factors, since model and tokenizer are the same.
+        """
+        trial = sampled[:TRIAL]
+        if not self.shown.paid or len(trial) == len(sampled):
+            return
+        before = self.written()
+        self.progress.start(f"writing queries for the first {TRIAL} passages", TRIAL)
+        per_passage = self.settings.generate.queries_per_passage
+        for _ in self.annotator.generate(self.chosen(trial), per_passage=per_passage, progress=self.progress):
+            pass  # the ledger keeps them
+        answers, prompt, completion, seconds = self.written() - before
+        if answers < TRIAL / 2 or not prompt:
+            return  # they were answered by an earlier start, or the server counts no tokens
+        expected, asked = self.estimate(trial, (), judging=False), min(1.0, answers / TRIAL)
+        now = self.shown.estimate.corrected(
+            prompt=prompt / (expected.prompt_tokens * asked),
+            answer=completion / (expected.answer_tokens * asked),
+            seconds=seconds / answers,
+            passages=TRIAL,
+        )
+        change, self.shown = self.shown.estimate.change(now), dataclasses.replace(self.shown, estimate=now)
+        for line in now.lines():
+            self.progress.say(line)
+        if abs(change) > FAR_OFF and not self.ask(self.shown):
+            raise TokayError(
+                f"stopped after the first {TRIAL} passages: the estimate changed by {change:+.0%} and was not "
+                f"confirmed (--yes confirms it); what was answered is kept"
+            )
+
+    def written(self) -> NDArray[np.float64]:
+        """Answers, prompt and completion tokens, and seconds that writing queries has taken in this run."""
+        rows = [row for row in spent_in(self.store.path / LEDGER) if row.stage == "generate"]
+        figures = [(row.answers, row.prompt, row.completion, row.seconds) for row in rows]
+        total: NDArray[np.float64] = np.sum([(0.0, 0.0, 0.0, 0.0), *figures], axis=0)
+        return total
+
+    def sampled(self) -> list[str]:
+        """Ids of the passages that queries are written for: neither choice nor order depends on that of the corpus."""
         settings = self.settings.generate
         eligible = self.annotator.seeds
         ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
-        return set(
-            sorted(
-                ids,
-                key=lambda i: hashlib.sha256(f"{settings.seed}\0{i}".encode("utf-8", "surrogatepass")).digest(),
-            )[: settings.passages]
-        )
+        return heapq.nsmallest(settings.passages, ids, key=lambda i: _rank(str(settings.seed), i))
 
     def generate(self) -> None:
         settings = self.settings.generate
 
         def work(out: StageOutput) -> None:
+            self.before_paying()
             parts, sampled, failures = self.parts(), self.sampled(), list[Failure]()
+            self.refine(sampled)
+            absent = sorted((self.annotator.seeds or set()) - set(parts))
+            failures += [Failure("generate", i, "recorded, but not a passage of this corpus", "") for i in absent]
             self.progress.start("writing queries", len(sampled))
-            chosen = (p for p in self.passages() if p.passage_id in sampled)
 
             def queries() -> Iterator[Query]:
                 for item in self.annotator.generate(
-                    chosen, per_passage=settings.queries_per_passage, progress=self.progress
+                    self.chosen(sampled), per_passage=settings.queries_per_passage, progress=self.progress
                 ):
                     if isinstance(item, Failure):
                         failures.append(item)
@@ -463,12 +556,13 @@ class _Distillation:
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
-            out.write_json("cut", {"cut": cut, "ndcg@10": {str(c): v for c, v in quality.items()}})
+            tried = {str(c): v for c, v in quality.items()}
+            out.write_json("cut", {"base": self.settings.base, "cut": cut, "ndcg@10": tried})
             count = self.store.rows("corpus", "passages")
             self.progress.start(f"base: passages at {cut} tokens", count)
             encode_corpus(base, self.passages(), count, out.path / "base.npy", self.progress)
 
-        key = {"cut": wanted, "base": fingerprint(self.base_folder)}
+        key = {"cut": wanted, "name": self.settings.base, "base": self.base_print}
         self.stage("vectors", work, settings=key, reads=("corpus", "generate"))
 
     def initial(self) -> None:
@@ -482,7 +576,7 @@ class _Distillation:
             self.train_on([row for row in rows if row.part == "train"], out)
             self.encode_tuned(Embedder.load(out.path / "model"), out)
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("initial", work, settings=key, reads=("corpus", "split", "generate", "vectors"), code="train")
 
     def mine(self) -> None:
@@ -507,7 +601,7 @@ class _Distillation:
         key = {
             **settings.model_dump(mode="json"),
             "annotator": self.annotator.version("mine"),
-            "base": fingerprint(self.base_folder),
+            "base": self.base_print,
         }
         reads = ("corpus", "generate", "vectors", *(["initial"] if with_initial else []))
         self.stage("mine", work, settings=key, reads=reads)
@@ -520,11 +614,16 @@ class _Distillation:
         """Query id -> passages that somebody says answer it, beside the seed."""
         return {}
 
+    @functools.cached_property
+    def index(self) -> BM25:
+        return BM25(f"{p.title} {p.text}" for p in self.passages())
+
     def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
-        return BM25(f"{p.title} {p.text}" for p in self.passages()).search(texts, depth)
+        return self.index.search(texts, depth)
 
     def judge(self) -> None:
         def work(out: StageOutput) -> None:
+            self.before_paying()
             listed: dict[str, list[str]] = {}
             for candidate in self.store.table("mine", "candidates", Candidate):
                 listed.setdefault(candidate.query_id, []).append(candidate.passage_id)
@@ -575,7 +674,7 @@ class _Distillation:
             rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
             self.train_on(rows, out)
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
 
     def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
@@ -601,13 +700,13 @@ class _Distillation:
         key = {
             **self.settings.train.model_dump(mode="json"),
             **self.settings.examples.model_dump(mode="json"),
-            "base": fingerprint(self.base_folder),
+            "base": self.base_print,
         }
         self.stage(
             "refit",
             work,
             settings=key,
-            reads=("corpus", "generate", "mine", "judge", "vectors"),
+            reads=("corpus", "generate", "mine", "judge", "vectors", "train"),
             code="train",
         )
 
@@ -679,7 +778,7 @@ class _Distillation:
                 split="test",
             )
 
-        key = {**settings.model_dump(mode="json"), "base": fingerprint(self.base_folder)}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print}
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
     def labels(self) -> None:
@@ -730,7 +829,7 @@ class _Relabelling(_Distillation):
     def run_relabelling(self, confirm: Callable[[Plan], bool] | None) -> dict[str, int]:
         self.corpus()
         self.labelled()
-        self.confirm(confirm)
+        self.show_plan(confirm)
         self.vectors()
         self.mine()
         self.judge()
@@ -760,11 +859,12 @@ class _Relabelling(_Distillation):
 
     def plan(self) -> Plan:
         documents = len({p.document_id for p in self.passages()})
-        return self.planned(documents, {}, by_section=False, own=self.store.rows("generate", "queries"))
+        own = list(self.store.table("generate", "queries", Query))
+        return self.planned(documents, {}, by_section=False, own=own)
 
-    def sampled(self) -> set[str]:
+    def sampled(self) -> list[str]:
         """No query is written."""
-        return set()
+        return []
 
     def read(self) -> Labels:
         ids = {p.passage_id for p in self.passages()}
@@ -798,10 +898,10 @@ class _Relabelling(_Distillation):
 
 
 def model_folder(run: Run) -> Path:
-    """The model that search and serving use: the refitted one, the tuned one, or the base when tuning did not help."""
-    if run.is_done("refit"):
-        return run.path / "refit" / "model"
-    return run.path / "train" / "model"
+    """The model that the verdict recommends: the refitted or the tuned one, or the base when tuning did not help."""
+    if run.read_json("evaluate", "verdict")["use"] == "base":
+        return find_model(run.read_json("vectors", "cut")["base"])
+    return run.path / ("refit" if run.is_done("refit") else "train") / "model"
 
 
 def token_counter(folder: Path) -> Callable[[str], int]:
@@ -812,9 +912,9 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
 
-def _first(items: Iterable[Passage], count: int) -> Iterator[Passage]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
+def _rank(salt: str, passage_id: str) -> bytes:
+    """Sorting by it is a shuffle that depends on nothing but salt and ids."""
+    return hashlib.sha256(f"{salt}\0{passage_id}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _need_torch() -> None:

@@ -123,13 +123,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
 def _verdict(run: Run, verdict: dict[str, Any]) -> str:
     settings = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
     kind = "verdict" if verdict["better"] else "verdict no"
-    used = (
-        "the tuned model" if verdict["use"] == "tuned" else "the base model: the tuned one was not shown to be better"
-    )
+    refitted = run.is_done("refit")
+    best = "the model refitted on all queries by the same recipe" if refitted else "the tuned model"
+    used = best if verdict["use"] == "tuned" else "the base model: the tuned one was not shown to be better"
     refit = (
-        "<p>A model refitted on all queries, the held-out ones too, by the same recipe is in <code>refit/model</code>; "
-        "search uses it. The figures here are those of the model that never saw the held-out documents.</p>"
-        if run.is_done("refit")
+        "<p>The model refitted on all queries, the held-out ones too, is in "
+        "<code>refit/model</code>. The figures here are those of the model that never saw the held-out documents.</p>"
+        if refitted
         else ""
     )
     return (
@@ -298,7 +298,6 @@ def _trace(trace: Trace) -> str:
                 f"<details><summary>{text}</summary>{_passage(passage)}</details>",
             ]
         )
-    answers = sorted({query.answer_id, *(j.answer_id for _, _, j in trace.candidates if j)})
     moved = " <b>(relabelled)</b>" if example and example.relabelled else ""
     return (
         f'<details id="q-{_e(query.query_id)}"><summary>{_e(query.text)}</summary>'
@@ -311,10 +310,10 @@ def _trace(trace: Trace) -> str:
             if graded
             else "<p>Not judged: the seed is the positive.</p>"
         )
-        + f"<p>The LLM's answers: {', '.join(f'<code>{_e(a)}</code>' for a in answers[:3])}"
-        + (f" and {len(answers) - 3} more of the same query" if len(answers) > 3 else "")
-        + "; tables <code>generate/queries.parquet</code>, <code>judge/judgments.parquet</code>, "
-        "<code>examples/examples.parquet</code>.</p></details>"
+        + "<details><summary>the LLM's answers</summary>"
+        + "".join(f"<p><code>{_e(place)}</code></p><pre>{_e(text)}</pre>" for place, text in trace.answers)
+        + "</details><p><small>tables generate/queries.parquet, judge/judgments.parquet, examples/examples.parquet"
+        "</small></p></details>"
     )
 
 
@@ -386,14 +385,10 @@ def _settings(run: Run) -> str:
     toml = (run.path / "run.toml").read_text(encoding="utf-8")
     tried = ", ".join(f"{tokens} tokens: {value:.3f}" for tokens, value in cut["ndcg@10"].items())
     seconds = [[_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])] for name, entry in run.manifest().items()]
-    rows = run.rows("generate", "queries")
-    queries = (
-        f"{rows:,} queries; first id <code>{_e(next(iter(run.table('generate', 'queries', Query))).query_id)}</code>"
-    )
     return (
         f"<h2>How it was made</h2><p>Texts are cut at {cut['cut']} tokens, for base and tuned alike; nDCG@10 of "
         f"the base on "
-        f"training-side queries against a sample of passages: {_e(tried)}. {queries}.</p>"
+        f"training-side queries against a sample of passages: {_e(tried)}.</p>"
         f"{_table(['stage', 'took', 'finished'], sorted(seconds, key=lambda r: r[2]))}"
         f"<details><summary>run.toml</summary><pre>{_e(toml)}</pre></details>"
     )

@@ -2,8 +2,9 @@
 
 A stage's outputs are written into ``.tmp-<stage>`` and renamed into place in one step, then entered in
 ``manifest.json`` under a key: the hash of the stage's settings, the digests of the outputs it reads, and the
-code of the modules that make it. A stage whose key stands in the manifest is skipped. A process killed at any
-moment leaves either the old outputs or the new ones, never half of them.
+code of the modules that make it. A stage whose key stands in the manifest is skipped; what was made from an earlier
+version of its inputs leaves the manifest with them. A process killed at any moment leaves a stage done or not done,
+never half of one that counts.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Run:
         for leftover in self.path.glob(".tmp-*"):
             shutil.rmtree(leftover)
         if not (self.path / MANIFEST).exists():
+            self.path.chmod(0o700)  # also a folder that was there, empty: it will hold the documents' text
             self._save({})
 
     def close(self) -> None:
@@ -127,8 +129,7 @@ class Run:
 
     def digest(self, stage: str) -> str:
         """One hash over the contents of all files that a finished stage left."""
-        outputs = self.manifest()[stage]["outputs"]
-        return _hash_json({name: entry["sha256"] for name, entry in outputs.items()})
+        return _contents(self.manifest()[stage])
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage has outputs here, of whatever key."""
@@ -170,7 +171,7 @@ class Run:
         temporary.mkdir()
         work(StageOutput(temporary))
         unfinished = self.manifest()
-        unfinished.pop(name, None)
+        before = unfinished.pop(name, None)
         self._save(unfinished)  # from here to the last line the stage counts as not done
         if final.exists():
             shutil.rmtree(final)
@@ -179,12 +180,22 @@ class Run:
         manifest = self.manifest()
         manifest[name] = {
             "key": key,
+            "reads": list(reads),
             "seconds": seconds,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "outputs": {str(file.relative_to(final)): _describe(file) for file in _files(final)},
         }
+        if before is None or _contents(before) != _contents(manifest[name]):
+            _forget_readers(manifest, name)
         self._save(manifest)
         return StageResult(name, True, seconds)
+
+    def forget(self, name: str) -> None:
+        """Count a stage as not done, and so all that read it; its files stay until it is done again."""
+        manifest = self.manifest()
+        if manifest.pop(name, None):
+            _forget_readers(manifest, name)
+            self._save(manifest)
 
     def _intact(self, name: str, outputs: Mapping[str, Mapping[str, Any]]) -> bool:
         for file, entry in outputs.items():
@@ -217,7 +228,7 @@ class Run:
 
     def _file(self, stage: str, name: str) -> Path:
         path = self.path / stage / name
-        if not path.is_file():
+        if not self.is_done(stage) or not path.is_file():
             raise TokayError(f"{self.path} has no {stage}/{name}; run 'tokay distill … --out {self.path}' to the end")
         return path
 
@@ -243,6 +254,22 @@ def _grouped(rows: Iterable[R], size: int) -> Iterator[list[R]]:
             group = []
     if group:
         yield group
+
+
+def _contents(entry: Mapping[str, Any]) -> str:
+    """One hash over the contents of a stage's files."""
+    return _hash_json({name: output["sha256"] for name, output in entry["outputs"].items()})
+
+
+def _forget_readers(manifest: dict[str, Any], name: str) -> None:
+    """Drop every stage that was made from another version of ``name``: a folder never mixes two of them."""
+    gone = {name}
+    while readers := [
+        stage for stage, entry in manifest.items() if stage not in gone and gone & {*entry.get("reads", ())}
+    ]:
+        for stage in readers:
+            manifest.pop(stage)
+        gone.update(readers)
 
 
 def _files(folder: Path) -> list[Path]:

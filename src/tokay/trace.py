@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tokay.errors import TokayError
+from tokay.llm.ledger import Answer, Ledger
 from tokay.records import Candidate, Example, Judgment, Passage, Query
 from tokay.store import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """All records of one query. ``candidates`` are in rank order; a missing judgment means unjudged."""
+    """All records of one query. ``candidates`` are in rank order; a missing judgment means unjudged.
+
+    ``answers`` are what the LLM said, as it said it: where each stands, and its text.
+    """
 
     query: Query
     seed: Passage | None  # queries of a log have none
     candidates: tuple[tuple[Candidate, Passage, Judgment | None], ...]
-    example: Example | None
+    examples: tuple[Example, ...]
+    answers: tuple[tuple[str, str], ...]
+
+    @property
+    def example(self) -> Example | None:
+        """The first training row of this query."""
+        return self.examples[0] if self.examples else None
 
     def passage(self, passage_id: str) -> Passage | None:
         """A passage of this trace by id."""
@@ -48,18 +60,64 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
     judgments = {
         (j.query_id, j.passage_id): j for j in run.table("judge", "judgments", Judgment) if j.query_id in queries
     }
-    examples = {e.query_id: e for e in run.table("examples", "examples", Example) if e.query_id in queries}
+    examples: dict[str, list[Example]] = {query_id: [] for query_id in queries}
+    for e in run.table("examples", "examples", Example):
+        if e.query_id in examples:
+            examples[e.query_id].append(e)
     needed = {q.seed_id for q in queries.values()} | {c.passage_id for found in candidates.values() for c in found}
     passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage) if p.passage_id in needed}
-    return [
-        Trace(
-            query=query,
-            seed=passages.get(query.seed_id),
-            candidates=tuple(
+    traces = []
+    with _answers(run) as answer_of:
+        for query in queries.values():
+            found = [
                 (c, passages[c.passage_id], judgments.get((query.query_id, c.passage_id)))
                 for c in sorted(candidates[query.query_id], key=lambda c: c.rank)
-            ),
-            example=examples.get(query.query_id),
-        )
-        for query in queries.values()
-    ]
+            ]
+            places = dict.fromkeys([query.answer_id, *(p for _, _, j in found if j for p in _places(j.answer_id))])
+            traces.append(
+                Trace(
+                    query=query,
+                    seed=passages.get(query.seed_id),
+                    candidates=tuple(found),
+                    examples=tuple(examples[query.query_id]),
+                    answers=tuple((place, answer_of(place, query, found)) for place in places),
+                )
+            )
+    return traces
+
+
+Found = Sequence[tuple[Candidate, Passage, Judgment | None]]
+
+
+def _places(answer_id: str) -> list[str]:
+    """Where the answers behind a judgment stand; several of one ledger are joined by blanks."""
+    if not answer_id.startswith("ledger "):
+        return [answer_id]
+    return [f"ledger {key}" for key in answer_id.replace("ledger ", "").split()]
+
+
+@contextlib.contextmanager
+def _answers(run: Run) -> Iterator[Callable[[str, Query, Found], str]]:
+    """Reads what the LLM said: out of the ledger, or, of a recording, as the row that was played back."""
+    path = run.path / "ledger.sqlite"
+    ledger = Ledger(path) if path.is_file() else None
+
+    def answer_of(place: str, query: Query, found: Found) -> str:
+        kind, _, key = place.partition(" ")
+        if kind == "ledger":
+            answer = ledger.get(key) if ledger else None
+            return _said(answer) if answer else "not in the ledger any more"
+        if place == query.answer_id:
+            return json.dumps({"task": query.task, "query": query.text}, ensure_ascii=False)
+        graded = next((j for _, _, j in found if j and j.answer_id == place), None)
+        return json.dumps({"grade": graded.grade, "best": graded.best}) if graded else ""
+
+    try:
+        yield answer_of
+    finally:
+        if ledger:
+            ledger.close()
+
+
+def _said(answer: Answer) -> str:
+    return answer.text or f"log-probabilities {', '.join(f'{value:.3f}' for value in answer.values)}"

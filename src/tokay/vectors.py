@@ -20,6 +20,7 @@ from tokay.models.embedder import Embedder
 from tokay.progress import Progress
 from tokay.records import Passage, Query
 from tokay.search.dense import top_k, unit
+from tokay.search.hybrid import as_run
 
 CUTS = (128, 256)
 """Tokens; below 128 the base loses on both of our corpora (docs/log.md)."""
@@ -102,11 +103,7 @@ def try_cuts(
             chosen = [sample[i] for i in again]
             texts, titles = [p.text for p in chosen], [p.title for p in chosen]
             vectors[again] = unit(with_cut(embedder, cut).encode(texts, titles=titles, progress=progress))
-        indices, scores = top_k(query_vectors, vectors, 10)
-        run = {
-            q.query_id: {ids[i]: s for i, s in zip(row, found, strict=True) if i >= 0}
-            for q, row, found in zip(asked, indices.tolist(), scores.tolist(), strict=True)
-        }
+        run = as_run(top_k(query_vectors, vectors, 10), (q.query_id for q in asked), ids)
         quality[cut] = float(np.mean(list(evaluate_run(qrels, run)["ndcg@10"].values())))
         done = cut
     with_cut(embedder, limit)

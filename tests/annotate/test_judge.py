@@ -70,7 +70,7 @@ def test_what_is_estimated_is_what_is_sent(by: str) -> None:
     shown = passages(4)
     _, _, chat = run(by, [0, 3, 2, 1])
     judge = make_judge(JudgeSettings.model_validate({"by": by}), ALL, chat)
-    planned = [text for text, _ in judge.requests(QUERY, shown)]
+    planned = [request.text for request in judge.requests(QUERY, shown)]
     assert len(planned) == len(chat.sent)
     if by != "cascade":  # what its second step shows depends on the first
         assert sorted(len(t) for t in planned) == sorted(len(t) for t in chat.sent)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import threading
@@ -175,7 +176,26 @@ def test_unknown_llms(tmp_path: Path) -> None:
             make_annotator(spec, url="http://127.0.0.1:1", ledger_path=tmp_path / "l", settings=SETTINGS)
 
 
-def test_the_plan_counts_calls() -> None:
-    plan = scripted().plan(passages=100, queries=200, candidates=10, mean_chars=400)
-    assert plan.calls == 500
-    assert 450_000 < plan.prompt_tokens < 600_000
+def test_requests_are_told_before_they_are_sent() -> None:
+    corpus = [passage(i) for i in range(40)]
+    own = [dataclasses.replace(QUERY, query_id=f"log#{i}", text=f"own query {i}") for i in range(8)]
+    told = list(scripted().sample_requests(corpus[:30], corpus, per_passage=2, candidates=10, own=own))
+    write, judge = ([r for r in told if r.stage == stage] for stage in ("generate", "judge"))
+    assert [r.times for r in write] == [1.0] * 30
+    assert len({r.text for r in write}) == 30
+    assert sum(r.times for r in judge) == pytest.approx((60 + 8) * 2)  # queries, each asked about twice
+    assert sum(r.times for r in judge if "own query" in r.text) == 16
+    assert all(r.text.count("</passage>") == 10 + 1 and r.answer == 15 + 10 * 6 for r in judge)  # one in the rules
+    assert {r.llm for r in told} == {"s"}
+    few = list(scripted().sample_requests(corpus[:3], corpus[:3], per_passage=1, candidates=10, own=()))
+    assert sum(r.times for r in few if r.stage == "judge") == pytest.approx(6)
+
+
+def test_a_cascade_asks_its_strong_model_too() -> None:
+    judge = JudgeSettings(by="cascade", strong_llm="openai:strong")
+    live = LiveAnnotator("openai:cheap", lambda name, stage: Script(), generate=GenerateSettings(), judge=judge)
+    told = list(live.sample_requests([passage(0)], [passage(i) for i in range(9)], per_passage=1, candidates=8, own=()))
+    assert {r.llm: round(sum(o.times for o in told if o.llm == r.llm)) for r in told} == {
+        "openai:cheap": 2,
+        "openai:strong": 1,
+    }

@@ -47,7 +47,6 @@ def test_plays_back_and_leaves_unjudged_pairs_unjudged(folder: Path) -> None:
     queries = [q for q in made if isinstance(q, Query)]
     assert [q.query_id for q in queries] == ["a#0", "a#1", "b#0", "b#1"]
     assert [q.judged for q in queries] == [False, True, False, True]
-    assert made[-1] == Failure("generate", "gone", "recorded, but not a passage of this corpus", "")
     assert annotator.candidates(queries[1]) == ["b", "a", "gone"]
     assert annotator.candidates(queries[0]) == []
     graded = list(annotator.judge([(q, list(corpus.values())) for q in queries]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -285,3 +286,24 @@ def test_parsers_need_their_extra(tmp_path, read, monkeypatch, name, module, pac
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"needs the package '{package}': pip install 'tokay\[readers\]'"):
         read(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_told_of(tmp_path, read, monkeypatch):
+    (tmp_path / "a.txt").write_text("text of a")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    documents, skipped = read(tmp_path)
+    assert [d.document_id for d in documents] == ["a.txt"]
+    assert [(s.source, s.reason) for s in skipped] == [("secret", "folder cannot be read: Permission denied")]
+
+
+def test_a_binary_file_is_no_web_page(tmp_path, read):
+    (tmp_path / "a.html").write_bytes(b"<p>text\0\0\0")
+    assert read(tmp_path)[1][0].reason == "binary file: NUL byte at offset 7"

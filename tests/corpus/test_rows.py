@@ -242,3 +242,32 @@ def test_fingerprint_follows_the_documents(tmp_path):
     assert open_corpus(str(path)).fingerprint() == first
     write_lines(path, '{"text": "two"}')
     assert open_corpus(str(path)).fingerprint() != first
+
+
+def test_chunks_of_one_document_stay_together(tmp_path, read):
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        json.dumps({"_id": "c1", "doc_id": "manual", "text": "first"}),
+        json.dumps({"_id": "c2", "doc_id": "manual", "text": "second"}),
+        json.dumps({"doc_id": "other.pdf", "text": "third"}),
+        json.dumps({"doc_id": "other.pdf", "text": "fourth"}),
+    )
+    documents, skipped = read(path)
+    assert [(d.document_id, d.row_id) for d in documents] == [
+        ("manual", "c1"),
+        ("manual", "c2"),
+        ("other.pdf", "other.pdf"),
+        ("other.pdf", "other.pdf:4"),
+    ]
+    assert skipped == []
+
+
+def test_csv_that_would_lose_text_is_told_of(tmp_path, read):
+    path = write_lines(tmp_path / "a.csv", "id,text", "1,hello, world", "2,fine", '3,"never closed', "4,gone")
+    documents, skipped = read(path)
+    assert [d.row_id for d in documents] == ["2"]
+    assert skipped[0].reason == "3 cells in a table of 2 columns; quote text that holds the delimiter"
+    assert skipped[1].reason == "not CSV: unexpected end of data"
+    (tmp_path / "mac.csv").write_bytes(b"id,text\r1,one\r")
+    with pytest.raises(TokayError, match="first line that is not CSV"):
+        read(tmp_path / "mac.csv")

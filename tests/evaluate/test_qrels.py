@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels, write_beir, write_trec_run
-from tokay.records import Hit, Passage
+from tokay.evaluate.qrels import read_labels, write_beir
+from tokay.records import Passage
 
 KNOWN = {"p1", "p2"}
 
@@ -141,11 +140,3 @@ def test_ids_that_do_not_fit_are_shown(queries: str, tmp_path: Path, known: set[
     (tmp_path / "r.tsv").write_text("q0\tp1\t1\nq1\tp2\t1\n")
     with pytest.raises(TokayError, match=hint):
         read_labels(queries, str(tmp_path / "r.tsv"), known_ids=known)
-
-
-def test_a_trec_run_has_six_fields_whatever_the_ids(tmp_path: Path) -> None:
-    hits = [Hit("base @ 384", "q 1", 1, "my notes.md#0", 0.5), Hit("BM25", "q2", 2, "50%", 0.1)]
-    write_trec_run(tmp_path / "run.txt", hits)
-    rows = [line.split(" ") for line in (tmp_path / "run.txt").read_text().splitlines()]
-    assert rows[0] == ["q%201", "Q0", "my%20notes.md#0", "1", "0.5", "base%20@%20384"]
-    assert [unquote(row[2]) for row in rows] == [hit.passage_id for hit in hits]

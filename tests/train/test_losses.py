@@ -113,3 +113,11 @@ def test_epochs_cover_every_row(rows: int, size: int, count: int) -> None:
     seen = [row.query_id for batch in batches for row in batch]
     assert count == 0 or set(seen) == {e.query_id for e in examples}
     assert all(len({row.query_id for row in batch}) == len(batch) for batch in batches)
+
+
+def test_rows_of_one_query_share_its_vector_and_hide_each_others_positives() -> None:
+    rows = [example(0, "a"), example(0, "b"), example(1, "c")]
+    batch = make_batch(rows, mask_false_negatives=False)
+    assert (batch.query_ids, batch.query.tolist()) == (("q0", "q1"), [0, 0, 1])
+    assert batch.allowed.int().tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
+    assert [len(found) for found in epochs(rows, batch_size=3, epochs=2, seed=0)] == [3, 3]

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from tokay.llm.estimate import Planned
 from tokay.progress import Progress
 from tokay.records import Failure, Judgment, Passage, Query, Rating
-
-
-@dataclasses.dataclass(frozen=True)
-class CallPlan:
-    """What an annotator will ask for: calls, and prompt tokens estimated from characters."""
-
-    calls: int
-    prompt_tokens: int
 
 
 class Annotator(Protocol):
@@ -42,8 +34,28 @@ class Annotator(Protocol):
     def seeds(self) -> set[str] | None:
         """The passages that queries can be written for; None: any."""
 
-    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
-        """What it takes to write for this many passages of this length, and to judge this many queries."""
+    def sample_requests(
+        self,
+        seeds: Iterable[Passage],
+        pool: Sequence[Passage],
+        *,
+        per_passage: int,
+        candidates: int,
+        own: Sequence[Query],
+    ) -> Iterator[Planned]:
+        """What would be asked for these seeds, and to judge their queries and the user's own; nothing is sent.
+
+        Args:
+            seeds: the passages that queries are written for.
+            pool: a sample of the corpus. It stands for queries and candidates, which do not exist yet.
+            per_passage: queries of a seed.
+            candidates: passages that are judged for a query.
+            own: queries that a user brought, which are judged, too.
+        """
+
+    @property
+    def assumes(self) -> str:
+        """What ``sample_requests`` takes for granted, in one sentence; empty: nothing."""
 
     def generate(
         self, passages: Iterable[Passage], *, per_passage: int, progress: Progress | None = None

@@ -21,6 +21,10 @@ LONGEST_QUERY = 400
 GENERATE_TOKENS = 120
 """Room in the answer for each query."""
 
+QUERY_ANSWER = 45.0
+"""Tokens that a query and its task take in an answer. Counted by MiniLM's tokenizer in the examples of the prompt:
+35 to 44, and 9 for what stands around all of them."""
+
 _REFUSED = re.compile(r"\b(i (?:cannot|can't|can not|won't|am unable)|as an ai\b|i'm sorry|no query)", re.IGNORECASE)
 
 

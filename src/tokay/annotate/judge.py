@@ -32,6 +32,7 @@ from tokay.annotate import fuse, prompts
 from tokay.annotate.asking import Failed, Unusable, ask, ask_likelihoods, place, read_json
 from tokay.errors import TokayError
 from tokay.llm.door import LanguageModel
+from tokay.llm.estimate import Planned
 from tokay.llm.ledger import Answer
 from tokay.llm.probe import Abilities
 from tokay.records import Failure, Judgment, Passage, Query, Rating
@@ -42,6 +43,15 @@ GRADE_TOKENS = 16
 
 POINTWISE_TOKENS = 8
 """Room for one digit, and for a model that puts a word before it."""
+
+GRADE_ANSWER = 6.0
+LISTWISE_ANSWER = 15.0
+"""Tokens that a listwise answer takes: for each candidate, and for what stands around. Counted by MiniLM's tokenizer
+in the JSON that is asked for, of 5 to 50 candidates: 5.8 to 6.0, and 14."""
+
+POINTWISE_ANSWER = 1.0
+LIKELIHOOD_ANSWER = 1.0
+"""Tokens of the one digit, and the one that servers write when they are asked for none."""
 
 LISTWISE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -68,8 +78,8 @@ class Judge(Protocol):
     def decide(self, query: Query, candidates: Sequence[str], ratings: Sequence[Rating]) -> list[Judgment]:
         """What the ratings come to. ``candidates`` are passage ids in the retriever's order."""
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
-        """The text and the room for an answer of each request that ``rate`` would send, for estimates.
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
+        """Each request that ``rate`` would send, for estimates.
 
         What depends on answers (a cascade's second step) is counted as if every query took it.
         """
@@ -105,11 +115,11 @@ class Gecko:
         """R = 1/(k + r_QL) + 1/(k + r_RC)."""
         return fuse.gecko(query, candidates, ratings, k=self._k)
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """Two a candidate; the likelihood's holds the query, too."""
         for passage in passages:
             context = prompts.likelihood_context(query, passage, passage_chars=self._chars)
-            yield f"{context} {query.text}", 0
+            yield Planned(prompts.LIKELIHOOD.name, f"{context} {query.text}", LIKELIHOOD_ANSWER)
         yield from self._relevance.requests(query, passages)
 
 
@@ -143,10 +153,11 @@ class Relevance:
         """The likeliest label; the order is that of the expected one."""
         return fuse.relevance(query, candidates, ratings)
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """One a candidate."""
         for passage in passages:
-            yield prompts.relevance_context(query, passage, passage_chars=self._chars) + " 0", 0
+            context = prompts.relevance_context(query, passage, passage_chars=self._chars)
+            yield Planned(prompts.RELEVANCE.name, f"{context} 0", LIKELIHOOD_ANSWER)
 
 
 class Pointwise:
@@ -182,10 +193,11 @@ class Pointwise:
         """The grade, rounded."""
         return fuse.mean_grades(query, candidates, ratings, judge="pointwise")
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """One a candidate."""
         for passage in passages:
-            yield _text(prompts.pointwise_messages(query, passage, passage_chars=self._chars)), POINTWISE_TOKENS
+            text = _text(prompts.pointwise_messages(query, passage, passage_chars=self._chars))
+            yield Planned(prompts.POINTWISE.name, text, POINTWISE_ANSWER)
 
 
 class Listwise:
@@ -226,11 +238,11 @@ class Listwise:
         """The mean grade over the turns; the votes for the best decide among equals."""
         return fuse.mean_grades(query, candidates, ratings, judge=self._name)
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """One a turn."""
         for _ in range(self._turns):
             text = _text(prompts.listwise_messages(query, passages, passage_chars=self._chars))
-            yield text, 64 + len(passages) * GRADE_TOKENS
+            yield Planned(prompts.LISTWISE.name, text, LISTWISE_ANSWER + len(passages) * GRADE_ANSWER)
 
 
 class Cascade:
@@ -240,7 +252,7 @@ class Cascade:
     one sees the passages that the cheap one graded 1 or more, and the seed; its grades stand in place of the others.
     """
 
-    def __init__(self, settings: JudgeSettings, abilities: Abilities, strong: LanguageModel) -> None:
+    def __init__(self, settings: JudgeSettings, abilities: Abilities, strong: LanguageModel | None) -> None:
         self._cheap = Listwise(settings, abilities, turns=1, name="cheap")
         self._strong = Listwise(settings, Abilities(), turns=1, name="strong")
         self._strong_model = strong
@@ -260,7 +272,7 @@ class Cascade:
             return first
         wanted = {j.passage_id for j in judged if j.grade >= 1} | {query.seed_id}
         again = [p for p in passages if p.passage_id in wanted]
-        return first + (await self._strong.rate(self._strong_model, query, again) if again else [])
+        return first + (await self._strong.rate(self._strong_model or chat, query, again) if again else [])
 
     def decide(self, query: Query, candidates: Sequence[str], ratings: Sequence[Rating]) -> list[Judgment]:
         """The strong judge's word where it was asked, above all that it was not shown."""
@@ -270,10 +282,11 @@ class Cascade:
             return cheap
         return [strong.get(j.passage_id) or _lowered(j) for j in cheap]
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """The first step, and a second one over a quarter of the candidates."""
         yield from self._cheap.requests(query, passages)
-        yield from self._strong.requests(query, passages[: max(1, len(passages) // 4)])
+        for request in self._strong.requests(query, passages[: max(1, len(passages) // 4)]):
+            yield dataclasses.replace(request, llm=self._strong_llm)
 
 
 def _lowered(judgment: Judgment) -> Judgment:
@@ -320,7 +333,7 @@ class CrossEncoder:
         """Grades by probability; the order is that of the logits."""
         return fuse.thresholds(query, candidates, ratings, judge="cross-encoder")
 
-    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[tuple[str, int]]:
+    def requests(self, query: Query, passages: Sequence[Passage]) -> Iterator[Planned]:
         """None."""
         return iter(())
 
@@ -337,8 +350,10 @@ def _scorer(name: str) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Sequen
     return score
 
 
-def make_judge(settings: JudgeSettings, abilities: Abilities, strong: LanguageModel) -> Judge:
+def make_judge(settings: JudgeSettings, abilities: Abilities, strong: LanguageModel | None = None) -> Judge:
     """The judge that the settings name, or that the model's abilities suggest.
+
+    ``strong`` is a cascade's second model; None: the first one again.
 
     Raises:
         TokayError: it needs what the model cannot do.

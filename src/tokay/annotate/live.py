@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -13,17 +14,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokay.annotate import prompts
-from tokay.annotate.annotator import CallPlan
 from tokay.annotate.asking import Failed, ask
-from tokay.annotate.generate import GENERATE_TOKENS, queries_from, without_twins
+from tokay.annotate.generate import GENERATE_TOKENS, QUERY_ANSWER, queries_from, without_twins
 from tokay.annotate.judge import make_judge
 from tokay.annotate.wishes import wishes_of
 from tokay.errors import TokayError
 from tokay.llm.client import Endpoint, endpoint
 from tokay.llm.door import Door, LanguageModel
-from tokay.llm.ledger import Answer, Ledger
+from tokay.llm.estimate import Planned
+from tokay.llm.ledger import Answer, Ledger, spent_in
+from tokay.llm.prices import Budget, Purse, load_prices
+from tokay.llm.probe import Abilities
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query, Rating
+from tokay.searchlog import TASK
 from tokay.settings import GenerateSettings, JudgeSettings, Settings
 
 T = TypeVar("T")
@@ -32,6 +36,14 @@ R = TypeVar("R")
 FORMS = "recorded, recorded:FOLDER or openai:MODEL"
 WINDOW = 64
 """Items read ahead of the answers: bounds memory, and keeps the client's slots full."""
+
+JUDGED_SAMPLE = 32
+"""Queries whose judging prompts are counted for an estimate."""
+
+QUERY_WORDS = 12
+QUERY_CHARACTERS = 80
+"""Of a query that stands in for one that does not exist yet: 3 to 25 words are asked for. Characters count where words
+are not divided by blanks."""
 
 GRACE = 30.0
 """Seconds that answers in flight are waited for when the run is interrupted: they are paid for."""
@@ -59,13 +71,39 @@ class LiveAnnotator:
         used = {"generate": (prompts.GENERATE,), "judge": _SCORING}.get(stage, ())
         return " ".join([self.name, *(prompt.version for prompt in used)]) if used else ""
 
-    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
-        """Calls of the listwise judge; prompt tokens at four characters each, the fixed text as it is."""
-        write = prompts.GENERATE.characters + mean_chars
-        judge = prompts.LISTWISE.characters + candidates * min(mean_chars, self._judge.passage_chars)
-        turns = self._judge.turns
-        tokens = (passages * write + queries * turns * judge) / 4
-        return CallPlan(passages + queries * turns, round(tokens))
+    def sample_requests(
+        self,
+        seeds: Iterable[Passage],
+        pool: Sequence[Passage],
+        *,
+        per_passage: int,
+        candidates: int,
+        own: Sequence[Query],
+    ) -> Iterator[Planned]:
+        """Every generation prompt as it will be; judging prompts of a sample, each for as many as it stands for."""
+        written = 0
+        for passage in seeds:
+            text = "\n".join(message["content"] for message in self._generation(passage, per_passage))
+            yield Planned(prompts.GENERATE.name, text, per_passage * QUERY_ANSWER, "generate", self.name)
+            written += per_passage
+        judge = make_judge(self._judge, _likely_abilities(self.name, self._judge))
+        for queries, times in ((_stand_ins(pool), written), (own, len(own))):
+            sample = queries[:JUDGED_SAMPLE]
+            for start, query in enumerate(sample):
+                shown = [pool[(start + step) % len(pool)] for step in range(min(candidates, len(pool)))]
+                for request in judge.requests(query, shown):
+                    share = request.times * times / len(sample)
+                    yield dataclasses.replace(request, stage="judge", llm=request.llm or self.name, times=share)
+
+    @property
+    def assumes(self) -> str:
+        """What is only found out by asking."""
+        if self._judge.by != "auto" or self.name.startswith("hf:"):
+            return ""
+        return (
+            "judge: counted as listwise; a server that turns out to give log-probabilities of prompts is asked by "
+            "Gecko's own judge instead, two short requests a candidate (--judge listwise prevents it)"
+        )
 
     def candidates(self, query: Query) -> list[str] | None:
         """None: it judges what was mined."""
@@ -80,8 +118,7 @@ class LiveAnnotator:
             chat = models(self.name)
 
             async def write(passage: Passage) -> list[Query | Failure]:
-                wishes = wishes_of(passage, per_passage, self._generate)
-                messages = prompts.generate_messages(passage, wishes, about=self._generate.about)
+                messages = self._generation(passage, per_passage)
 
                 def parse(answer: Answer) -> list[Query | Failure]:
                     return queries_from(answer.text, passage, per_passage, answer.key)
@@ -92,6 +129,10 @@ class LiveAnnotator:
             return write
 
         yield from without_twins(self._in_order("generate", passages, prepare, progress or Silent()))
+
+    def _generation(self, passage: Passage, per_passage: int) -> list[prompts.Message]:
+        wishes = wishes_of(passage, per_passage, self._generate)
+        return prompts.generate_messages(passage, wishes, about=self._generate.about)
 
     def judge(
         self, items: Iterable[tuple[Query, Sequence[Passage]]], *, progress: Progress | None = None
@@ -153,6 +194,23 @@ class LiveAnnotator:
                 asyncio.run_coroutine_threadsafe(_finish(models), loop).result()
 
 
+def _likely_abilities(name: str, settings: JudgeSettings) -> Abilities:
+    """What a model can do, before it is asked: a local one and one whose judge needs them gives log-probabilities."""
+    likely = name.startswith("hf:") or settings.by in ("gecko", "relevance")
+    return Abilities(likelihood="assumed" if likely else "")
+
+
+def _stand_ins(pool: Sequence[Passage]) -> list[Query]:
+    """Queries of usual length, for estimates: the first words of passages."""
+    return [
+        Query(p.passage_id, p.passage_id, TASK, _opening(p.text), "train", True, prompt="", answer_id="") for p in pool
+    ]
+
+
+def _opening(text: str) -> str:
+    return " ".join(text.split()[:QUERY_WORDS])[:QUERY_CHARACTERS]
+
+
 class _Models:
     """The models that a stage asks, each opened once, inside the loop that uses it."""
 
@@ -208,14 +266,20 @@ def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings
     Raises:
         TokayError: it names none.
     """
+    table = load_prices(settings.prices)
     for name in filter(None, (spec, settings.judge.strong_llm)):
         kind, _, model = name.partition(":")
         if kind != "openai" or not model:
             raise TokayError(f"--llm is {name!r}; expected {FORMS}")
+        if settings.budget and table.of_llm(name) is None:
+            raise TokayError(f"--budget {settings.budget:g} needs the price of {name}, but {table.missing(name)}")
     endpoint(url)  # a wrong URL or a missing key stops the run before its work
+    earlier = sum(row.price or 0.0 for row in spent_in(ledger_path))
+    budget = Budget(settings.budget, spent=earlier, currency=table.currency)
 
     def connect(name: str, stage: str) -> LanguageModel:
         where = url if name == spec else settings.judge.strong_url or url
-        return Door(Endpoint(name.partition(":")[2], url=where), Ledger(ledger_path), stage=stage)
+        purse = Purse(table.of_llm(name), budget)
+        return Door(Endpoint(name.partition(":")[2], url=where), Ledger(ledger_path), stage=stage, purse=purse)
 
     return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge)

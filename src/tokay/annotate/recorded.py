@@ -10,7 +10,7 @@ A pair that was never judged is unjudged: it gives no record, and never grade 0.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tokay.annotate.annotator import CallPlan
 from tokay.corpus.dedup import minhash
 from tokay.errors import TokayError
+from tokay.llm.estimate import Planned
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query, sha256_text
 from tokay.store import file_sha256
@@ -45,6 +45,7 @@ class RecordedAnnotator:
     """An annotator whose answers were given before. It asks nothing, costs nothing and needs no network."""
 
     paid = False
+    assumes = ""
 
     def __init__(self, folder: Path) -> None:
         tables = {name: _read(folder / name, columns) for name, columns in _COLUMNS.items()}
@@ -87,17 +88,17 @@ class RecordedAnnotator:
     ) -> Iterator[Query | Failure]:
         """The recorded queries of each passage, at most ``per_passage``.
 
-        A passage whose text changed too much, and a recorded one that this corpus lacks, is a ``Failure``.
+        A passage whose text changed too much is a ``Failure``.
         """
         progress = progress or Silent()
-        missing = self.seeds
+        counts: Counter[Match] = Counter()
         for passage in passages:
             rows = self._queries.get(passage.passage_id, [])
-            missing.discard(passage.passage_id)
             progress.advance()
             if not rows:
                 continue
             match, similarity = self.match(passage)
+            counts[match] += 1
             if match == "changed":
                 reason = f"text differs from the recorded one (similarity {similarity:.2f} < {NEARLY_SAME})"
                 yield Failure("generate", passage.passage_id, reason, "")
@@ -114,12 +115,22 @@ class RecordedAnnotator:
                     prompt=PROMPT,
                     answer_id=f"{self.name} queries.parquet {row['query_id']}{note}",
                 )
-        for passage_id in sorted(missing):
-            yield Failure("generate", passage_id, "recorded, but not a passage of this corpus", "")
+        progress.say(
+            f"recorded passages: {counts['same']} with the same text, {counts['near']} nearly the same, "
+            f"{counts['changed']} changed and left out"
+        )
 
-    def plan(self, *, passages: int, queries: int, candidates: int, mean_chars: float) -> CallPlan:
+    def sample_requests(
+        self,
+        seeds: Iterable[Passage],
+        pool: Sequence[Passage],
+        *,
+        per_passage: int,
+        candidates: int,
+        own: Sequence[Query],
+    ) -> Iterator[Planned]:
         """Nothing is asked."""
-        return CallPlan(0, 0)
+        return iter(())
 
     def candidates(self, query: Query) -> list[str] | None:
         """The ids that were judged for a query, in the order that the recording shows them."""

@@ -1,7 +1,6 @@
 """From anything that a user calls a corpus to passages: ``open_corpus``, then ``write_corpus``."""
 
 from tokay.corpus.chunk import chunk, whole
-from tokay.corpus.dedup import jaccard, minhash, signatures
 from tokay.corpus.document import Block, RawDocument
 from tokay.corpus.read import write_corpus
 from tokay.corpus.source import Source, open_corpus
@@ -11,10 +10,7 @@ __all__ = [
     "RawDocument",
     "Source",
     "chunk",
-    "jaccard",
-    "minhash",
     "open_corpus",
-    "signatures",
     "whole",
     "write_corpus",
 ]

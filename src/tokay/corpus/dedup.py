@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -55,17 +55,6 @@ def minhash(text: str) -> Signature:
         values = (part[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)  # (S, H)
         least = np.minimum(least, values.min(axis=0))
     return least.astype(np.uint32)
-
-
-def signatures(texts: Iterable[str]) -> Signature:
-    """``minhash`` of each text: (n, 128) array, uint32."""
-    rows = [minhash(text) for text in texts]
-    return np.stack(rows) if rows else np.empty((0, HASHES), dtype=np.uint32)
-
-
-def jaccard(a: Signature, b: Signature) -> float:
-    """Estimated Jaccard similarity of two texts' word 3-shingles, from their signatures (128,)."""
-    return float(np.mean(a == b))
 
 
 def is_short(text: str) -> bool:

@@ -37,7 +37,7 @@ def read_folder(folder: Path, report: Report) -> Iterator[RawDocument]:
     Raises:
         MissingExtra: a parser is not installed.
     """
-    for path in _files(folder):
+    for path in _files(folder, report):
         name = clean_text(path.relative_to(folder).as_posix())
         try:
             title, blocks = read_file(path)
@@ -47,9 +47,14 @@ def read_folder(folder: Path, report: Report) -> Iterator[RawDocument]:
         yield RawDocument(name, one_line(title) or clean_text(path.stem), name, blocks)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, report: Report) -> list[Path]:
     found = []
-    for parent, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        where = clean_text(Path(error.filename).relative_to(folder).as_posix())
+        report(Skipped(where, 0, one_line(f"folder cannot be read: {error.strerror or error}")))
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -207,6 +212,8 @@ def _html_text(data: bytes) -> str:
     """Decoded as UTF-8, else in the charset that the page declares."""
     from bs4.dammit import EncodingDetector
 
+    if b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Unusable(f"binary file: NUL byte at offset {data.index(0)}")
     text, reason = decode_utf8(data.removeprefix(b"\xef\xbb\xbf"))
     if not reason:
         return text

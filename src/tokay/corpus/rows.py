@@ -22,7 +22,9 @@ from tokay.records import Skipped
 
 TEXT_COLUMNS = ("text", "body", "content", "passage", "document", "abstract")
 TITLE_COLUMNS = ("title", "name", "heading", "subject")
-ID_COLUMNS = ("_id", "id", "doc_id", "docid", "document_id", "url")
+ID_COLUMNS = ("_id", "id", "docid")
+DOCUMENT_COLUMNS = ("doc_id", "document_id", "url")
+"""What several rows may share: chunks that someone made of one document. Alone, the column names the row, too."""
 
 Row = tuple[int, Mapping[str, Any]]
 """Line or row number, from 1, and the row by column."""
@@ -76,14 +78,20 @@ def _documents(rows: Iterable[Row], source: str, stem: str, report: Report) -> I
         if reason:
             report(Skipped(source, number, reason))
             continue
-        row_id = one_line(_first(row, ID_COLUMNS)) or f"{stem}:{number}"
-        known = hashlib.blake2b(row_id.encode(), digest_size=16).digest()
-        if known in first_seen:
-            report(Skipped(source, number, f"duplicate id {row_id!r}, first seen on line {first_seen[known]}"))
+        own, document = one_line(_first(row, ID_COLUMNS)), one_line(_first(row, DOCUMENT_COLUMNS))
+        row_id = own or document or f"{stem}:{number}"
+        if not own and _hash(row_id) in first_seen:
+            row_id = f"{row_id}:{number}"  # a further row of a document
+        if _hash(row_id) in first_seen:
+            report(Skipped(source, number, f"duplicate id {row_id!r}, first seen on line {first_seen[_hash(row_id)]}"))
             continue
-        first_seen[known] = number
+        first_seen[_hash(row_id)] = number
         title = one_line(_first(row, TITLE_COLUMNS))
-        yield RawDocument(row_id, title, source, lay_out([Block(text)]), row_id)
+        yield RawDocument(document or row_id, title, source, lay_out([Block(text)]), row_id)
+
+
+def _hash(row_id: str) -> bytes:
+    return hashlib.blake2b(row_id.encode(), digest_size=16).digest()
 
 
 def _text(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -202,8 +210,14 @@ def _csv_records(lines: Iterator[tuple[int, str, str]], path: Path, report: Repo
         report(Skipped(path.name, 0, reason))
         return
     reasons: list[str] = []  # of the lines that the parser took in since the last row
-    reader = csv.reader(_note_reasons(lines, reasons), delimiter=_delimiter(path, header))
-    columns = next(csv.reader([header], delimiter=_delimiter(path, header)))
+    reader = csv.reader(_note_reasons(lines, reasons), delimiter=_delimiter(path, header), strict=True)
+    try:
+        columns = next(csv.reader([header], delimiter=_delimiter(path, header)))
+    except csv.Error as error:
+        raise TokayError(
+            f"{path.name} has a first line that is not CSV ({error}); expected column names, and lines that end in a "
+            f"line feed"
+        ) from error
     _need_text(columns, path.name)
     while True:
         number = skipped_before + reader.line_num + 1
@@ -217,6 +231,9 @@ def _csv_records(lines: Iterator[tuple[int, str, str]], path: Path, report: Repo
             continue
         if reasons:
             report(Skipped(path.name, number, reasons[0]))
+        elif len(cells) > len(columns):
+            reason = f"{len(cells)} cells in a table of {len(columns)} columns; quote text that holds the delimiter"
+            report(Skipped(path.name, number, reason))
         elif cells:
             yield number, dict(zip(columns, cells, strict=False))
 
@@ -246,7 +263,8 @@ def _parquet_rows(path: Path, report: Report) -> Iterator[Row]:
     with file:
         names = file.schema_arrow.names
         _need_text(names, path.name)
-        wanted = [c for c in (_column(names, n) for n in (TEXT_COLUMNS, TITLE_COLUMNS, ID_COLUMNS)) if c is not None]
+        kinds = (TEXT_COLUMNS, TITLE_COLUMNS, ID_COLUMNS, DOCUMENT_COLUMNS)
+        wanted = [column for kind in kinds if (column := _column(names, kind)) is not None]
         number = 0
         try:
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
@@ -259,10 +277,18 @@ def _parquet_rows(path: Path, report: Report) -> Iterator[Row]:
 
 def _hub_rows(name: str, split: str) -> Iterator[Row]:
     rows = hub_stream(name, split)
-    for number, row in enumerate(rows, start=1):
-        if number == 1:
-            _need_text(list(row), f"hf:{name}")
-        yield number, row
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            if number == 1:
+                _need_text(list(row), f"hf:{name}")
+            yield number, row
+    except (TokayError, GeneratorExit):
+        raise
+    except Exception as error:  # of the Hub, the network or a file: half a dataset must not pass for the whole
+        raise TokayError(
+            f"hf:{name} broke off after {number} rows ({one_line(str(error))[:300]}); run again"
+        ) from error
 
 
 def hub_stream(name: str, split: str) -> Iterable[Mapping[str, Any]]:

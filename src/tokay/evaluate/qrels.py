@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import re
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokay.errors import TokayError
-from tokay.records import Hit, Passage
+from tokay.records import Passage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,19 +211,3 @@ def write_beir(
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["query-id", "corpus-id", "score"])
         writer.writerows((q, p, grade) for q, grades in qrels.items() for p, grade in grades.items())
-
-
-def write_trec_run(path: Path, hits: Iterable[Hit]) -> None:
-    """Write one line ``query Q0 passage rank score system`` a hit, as trec_eval reads it.
-
-    White space separates fields there, so what of it stands in ids and names, and ``%``, is percent-encoded:
-    ``urllib.parse.unquote`` gives it back.
-    """
-    with path.open("w", encoding="utf-8") as file:
-        for hit in hits:
-            query_id, passage_id, system = map(_one_word, (hit.query_id, hit.passage_id, hit.system))
-            file.write(f"{query_id} Q0 {passage_id} {hit.rank} {hit.score!r} {system}\n")
-
-
-def _one_word(text: str) -> str:
-    return re.sub(r"[\s%]", lambda match: urllib.parse.quote(match.group()), text)

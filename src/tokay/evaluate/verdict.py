@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.evaluate.metrics import evaluate_run, judged_share
+from tokay.evaluate.metrics import METRICS, evaluate_run, judged_share
 from tokay.evaluate.significance import Comparison, compare, sentence
 from tokay.records import Hit, Judgment, Query, Score
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Ranking, choose_weight, fuse
+from tokay.search.hybrid import Ranking, as_run, choose_weight, fuse
 from tokay.settings import EvaluateSettings
 
-METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
 PRIMARY = "ndcg@10"
 
 
@@ -47,7 +46,7 @@ class Side:
 
     def rank(self, depth: int, dim: int | None = None) -> Ranking:
         """Exact cosine top ``depth`` at a Matryoshka width."""
-        return top_k(unit(self.queries, dim), unit(self.passages, dim), depth)
+        return top_k(unit(self.queries, dim), self.passages, depth, dim=dim)
 
 
 def qrels_of(
@@ -178,15 +177,6 @@ def _compare(
         resamples=settings.resamples,
         seed=settings.seed,
     )
-
-
-def as_run(ranking: Ranking, query_ids: Sequence[str], ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """A ranking as query id -> passage id -> score."""
-    indices, scores = ranking
-    return {
-        query_id: {ids[i]: score for i, score in zip(row, found, strict=True) if i >= 0}
-        for query_id, row, found in zip(query_ids, indices.tolist(), scores.tolist(), strict=True)
-    }
 
 
 def hits_of(systems: Iterable[System], query_ids: Sequence[str], ids: Sequence[str], *, depth: int) -> Iterable[Hit]:

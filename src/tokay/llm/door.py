@@ -225,12 +225,7 @@ class Door:
 
     async def _send(self, request: Mapping[str, Any], key: str) -> Answer:
         async with self._backend.limits.slot(request):
-            if self._fatal:
-                raise self._fatal
-            try:
-                reserved = self._purse.reserve(request)
-            except TokayError as error:
-                raise self._stop(str(error)) from None
+            reserved = await self._reserve(request)
             self._sent.add(key)
             try:
                 return await self._answer(request, key, reserved)
@@ -242,7 +237,7 @@ class Door:
         try:
             answer = dataclasses.replace(await self._backend.send(request), key=key)
         except AskFailed as failed:
-            price = self._purse.settle(reserved, failed.spent.usage)
+            price = self._purse.settle(reserved, failed.spent.usage, answered=False)
             await self._fail(request, dataclasses.replace(failed.spent, key=key), str(failed), price)
             raise self._count(failed, key) from None
         except TokayError as error:
@@ -253,12 +248,28 @@ class Door:
             self._purse.release(reserved)
             raise
         price = self._purse.settle(reserved, answer.usage)
-        await self._commits.write(lambda: self._ledger.put(request, answer, self._stage, price))
+        await self._commits.write(lambda: self._ledger.put(request, answer, self._stage_of(request), price))
         self._failed_in_a_row = 0
         return answer
 
     async def _fail(self, request: Mapping[str, Any], spent: Answer, reason: str, price: float | None) -> None:
-        await self._commits.write(lambda: self._ledger.fail(request, spent, reason, self._stage, price))
+        await self._commits.write(lambda: self._ledger.fail(request, spent, reason, self._stage_of(request), price))
+
+    def _stage_of(self, request: Mapping[str, Any]) -> str:
+        return "probe" if "probe" in request else self._stage
+
+    async def _reserve(self, request: Mapping[str, Any]) -> float:
+        """Set aside what a request may cost, unless the run has ended, be it while this waited for the budget."""
+        if self._fatal:
+            raise self._fatal
+        try:
+            reserved = await self._purse.reserve(request)
+        except TokayError as error:
+            raise self._stop(str(error)) from None
+        if self._fatal:
+            self._purse.release(reserved)
+            raise self._fatal
+        return reserved
 
     def _count(self, failed: AskFailed, key: str) -> AskFailed | TokayError:
         """The failure of one request, or the end of the run when nothing else has come for long."""

@@ -5,6 +5,7 @@ The file holds the text of your documents, since prompts do. It is readable by i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tokay.errors import TokayError
+
+LEDGER = "ledger.sqlite"
+"""Its name in a run folder."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -203,6 +207,53 @@ class Ledger:
                 f"the ledger {self.path} cannot be written: {error}; what it holds already is kept: make room and "
                 f"run again"
             ) from error
+
+
+# -- what was spent -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What one stage spent on one model: requests by their end, tokens, and the price of those that had one.
+
+    ``price`` is None where none had one; ``unpriced`` counts the answers without.
+    """
+
+    stage: str
+    model: str
+    answers: int
+    failures: int
+    prompt: int
+    cached: int
+    completion: int
+    seconds: float
+    price: float | None
+    unpriced: int
+
+
+_SPENT = """
+SELECT stage, model, SUM(status = 'ok'), SUM(status <> 'ok'), SUM(prompt_tokens), SUM(cached_tokens),
+    SUM(completion_tokens), SUM(seconds), SUM(price), SUM(status = 'ok' AND price IS NULL)
+FROM answers GROUP BY stage, model ORDER BY MIN(created)
+"""
+
+
+def spent_in(path: Path) -> list[Spent]:
+    """What a ledger's requests took, by stage and model, in the order in which they began; nothing where it is not.
+
+    The file is only read. Tries that gave no answer have told no tokens, so they are not in it.
+
+    Raises:
+        TokayError: it is no ledger.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            begun = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'answers'").fetchone()
+            return [Spent(*row) for row in db.execute(_SPENT)] if begun else []  # none: killed as it was made
+    except sqlite3.DatabaseError as error:
+        raise TokayError(f"the ledger {path} cannot be read: {error}; restore it, or move it away") from error
 
 
 def _fault(write: Callable[[], None]) -> Exception | None:

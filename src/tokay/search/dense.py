@@ -22,7 +22,12 @@ def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.flo
 
 
 def top_k(
-    queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, *, block: int = 8192
+    queries: NDArray[np.float32],
+    passages: NDArray[np.float32],
+    k: int,
+    *,
+    dim: int | None = None,
+    block: int = 8192,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k passages of largest dot product for each query, equal scores by index.
 
@@ -33,8 +38,9 @@ def top_k(
     Memory is bounded by one block of scores, ``1024 x block`` float32; ``passages`` may be a memory map.
 
     Args:
-        queries: (Q, D).
+        queries: (Q, D), or (Q, dim).
         passages: (N, D).
+        dim: of the passages take the first ``dim`` numbers at length 1, block by block; None: all, as they are.
         k: results a query; with fewer passages, the rest is index -1 and score 0.
         block: passages scored at a time; it does not change the result.
 
@@ -44,7 +50,7 @@ def top_k(
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.zeros((len(queries), k), np.float32)
     for start in range(0, len(queries), _ROWS):
-        row, index, score = _best(np.asarray(queries[start : start + _ROWS], np.float32), passages, k, block)
+        row, index, score = _best(np.asarray(queries[start : start + _ROWS], np.float32), passages, k, dim, block)
         place = _place(row)
         indices[start + row, place] = index
         scores[start + row, place] = score
@@ -52,7 +58,7 @@ def top_k(
 
 
 def _best(
-    queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, block: int
+    queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, dim: int | None, block: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Row, index and score of every hit: by row, then score descending, then index."""
     row, index, score = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -60,6 +66,7 @@ def _best(
     lengths = np.linalg.norm(queries, axis=1)  # (Q,)
     for start in range(0, len(passages), block):
         part = np.asarray(passages[start : start + block], np.float32)
+        part = part if dim is None else unit(part, dim)
         rough = queries @ part.T  # (Q, block)
         # Higham 2002, eq. 3.5: at most D u |q| |p| with u = 2^-24; doubled and + 4 for the roundings of this bound
         error = (queries.shape[1] + 4) * 2.0**-23 * lengths * np.linalg.norm(part, axis=1).max()

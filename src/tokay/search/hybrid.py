@@ -5,7 +5,7 @@ Rankings are pairs of indices (Q, k) int64, -1 where there is nothing, and score
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,14 @@ from tokay.evaluate.metrics import evaluate_run
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 T = TypeVar("T", bound=Hashable)
+
+
+def as_run(ranking: Ranking, query_ids: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """A ranking as query id -> passage id -> score."""
+    return {
+        query_id: {ids[i]: score for i, score in zip(row, found, strict=True) if i >= 0}
+        for query_id, row, found in zip(query_ids, ranking[0].tolist(), ranking[1].tolist(), strict=True)
+    }
 
 
 def fused_ranks(rankings: Sequence[Sequence[T]], *, k: int) -> dict[T, float]:
@@ -91,11 +99,7 @@ def choose_weight(
     """
 
     def quality(weight: float) -> float:
-        indices, scores = fuse(dense, bm25, weight)
-        run = {
-            query_id: {ids[i]: s for i, s in zip(row, found, strict=True) if i >= 0}
-            for query_id, row, found in zip(qrels, indices.tolist(), scores.tolist(), strict=True)
-        }
+        run = as_run(fuse(dense, bm25, weight), qrels, ids)
         return float(np.mean(list(evaluate_run(qrels, run)["ndcg@10"].values())))
 
     return max(sorted(weights), key=quality)

@@ -1,7 +1,7 @@
 """Batches of contrastive training: which texts, which columns a row may see.
 
-A batch holds each distinct text once. No two rows of a batch share a query text; which passages may stand as
-negatives of which row is a mask, so nothing has to be thrown away.
+A batch holds each distinct text once: a query with several positives has several rows and one vector. Which passages
+may stand as negatives of which row is a mask, so nothing has to be thrown away.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from tokay.records import Example
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Indices and masks of one step; letters as in ``losses``: B rows, C distinct passages."""
+    """Indices and masks of one step; letters as in ``losses``: B rows, C distinct passages, and Q distinct queries.
+
+    ``query`` (B,) is each row's place among ``query_ids`` (Q).
+    """
 
     query_ids: tuple[str, ...]
     passage_ids: tuple[str, ...]
+    query: Tensor
     target: Tensor
     allowed: Tensor
     allowed_queries: Tensor
@@ -40,7 +44,7 @@ def epochs(examples: Sequence[Example], *, batch_size: int, epochs: int, seed: i
         short = -len(order) % size
         order = np.concatenate([order, generator.permutation(len(examples))[:short]])
         for start in range(0, len(order), size):
-            rows = {examples[i].query_id: examples[i] for i in order[start : start + size]}
+            rows = {(examples[i].query_id, examples[i].positive_id): examples[i] for i in order[start : start + size]}
             yield list(rows.values())
 
 
@@ -53,8 +57,14 @@ def make_batch(rows: Sequence[Example], *, mask_false_negatives: bool) -> Batch:
     """Masks of Gecko's loss for these rows.
 
     A row sees every row's positive and its own hard negatives. With ``mask_false_negatives`` it does not see
-    passages that were judged to answer it (grade >= 2), nor, in the same tower, queries whose positive answers it.
+    passages that were judged to answer it (grade >= 2), nor, in the same tower, queries whose positive answers it. It
+    never sees the positives of another row of the same query.
     """
+    positives_of: dict[str, set[str]] = {}
+    for row in rows:
+        positives_of.setdefault(row.query, set()).add(row.positive_id)
+    query_ids = list(dict.fromkeys(row.query_id for row in rows))
+    place = {query_id: at for at, query_id in enumerate(query_ids)}
     passage_ids = list(dict.fromkeys([*(r.positive_id for r in rows), *(n for r in rows for n in r.negative_ids)]))
     column = {passage_id: c for c, passage_id in enumerate(passage_ids)}
     positives = [column[row.positive_id] for row in rows]
@@ -63,13 +73,14 @@ def make_batch(rows: Sequence[Example], *, mask_false_negatives: bool) -> Batch:
     allowed_queries = ~np.eye(len(rows), dtype=bool)
     for i, row in enumerate(rows):
         allowed[i, [column[n] for n in row.negative_ids]] = True
-        answers = {row.positive_id, *(row.relevant_ids if mask_false_negatives else ())}
+        answers = positives_of[row.query] | {*(row.relevant_ids if mask_false_negatives else ())}
         allowed[i, [column[p] for p in answers if p in column]] = False
         allowed_queries[i, [j for j, other in enumerate(rows) if other.positive_id in answers]] = False
     allowed[np.arange(len(rows)), positives] = True
     return Batch(
-        query_ids=tuple(row.query_id for row in rows),
+        query_ids=tuple(query_ids),
         passage_ids=tuple(passage_ids),
+        query=torch.tensor([place[row.query_id] for row in rows]),
         target=torch.tensor(positives),
         allowed=torch.from_numpy(allowed),
         allowed_queries=torch.from_numpy(allowed_queries),

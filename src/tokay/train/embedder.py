@@ -34,7 +34,7 @@ def matryoshka_dims(wanted: Sequence[int], width: int) -> tuple[int, ...]:
 def train_embedder(
     embedder: Embedder,
     examples: Sequence[Example],
-    passages: Mapping[str, tuple[str, str]],
+    titled: Mapping[str, tuple[str, str]],
     settings: TrainSettings,
 ) -> Iterator[Step]:
     """Train in place, yielding after every step.
@@ -42,30 +42,30 @@ def train_embedder(
     Args:
         embedder: its config says format, cut and Matryoshka widths.
         examples: at least two rows.
-        passages: id -> (title, text) of every positive and negative.
+        titled: id -> (title, text) of every positive and negative.
         settings: of the train stage.
     """
     prompts = embedder.config.prompts
     freeze(embedder, embeddings=settings.freeze_embeddings)
     set_dropout(embedder, settings.dropout)
-    queries = {
+    written = {
         e.query_id: prompts.write_query(e.query, e.task) if prompts.is_gecko else prompts.write_query(e.query)
         for e in examples
     }
     used = dict.fromkeys(p for e in examples for p in (e.positive_id, *e.negative_ids))
-    texts = {p: prompts.write_passage(passages[p][1], passages[p][0]) for p in used}
+    texts = {p: prompts.write_passage(titled[p][1], titled[p][0]) for p in used}
     tokens = dict(
         zip(
-            [("q", i) for i in queries] + [("p", i) for i in texts],
-            embedder.tokenize([*queries.values(), *texts.values()]),
+            [("q", i) for i in written] + [("p", i) for i in texts],
+            embedder.tokenize([*written.values(), *texts.values()]),
             strict=True,
         )
     )
 
     def loss_of(batch: Batch) -> Tensor:
         ids = [tokens["q", i] for i in batch.query_ids] + [tokens["p", i] for i in batch.passage_ids]
-        vectors = embedder.forward_by_length(ids, tokens_per_batch=TOKENS_PER_MICRO_BATCH)  # (B + C, D)
-        rows = len(batch.query_ids)
+        vectors = embedder.forward_by_length(ids, tokens_per_batch=TOKENS_PER_MICRO_BATCH)  # (Q + C, D)
+        queries, passages = vectors[: len(batch.query_ids)][batch.query], vectors[len(batch.query_ids) :]
         loss = functools.partial(
             contrastive,
             target=batch.target.to(vectors.device),
@@ -73,7 +73,7 @@ def train_embedder(
             allowed_queries=batch.allowed_queries.to(vectors.device) if settings.same_tower else None,
             temperature=settings.temperature,
         )
-        return matryoshka(loss, vectors[:rows], vectors[rows:], dims=embedder.config.dims or (embedder.width,))
+        return matryoshka(loss, queries, passages, dims=embedder.config.dims or (embedder.width,))
 
     batches = (
         make_batch(rows, mask_false_negatives=settings.mask_false_negatives)
