@@ -95,6 +95,8 @@ class FakeLLM:
 
             def reply(self, status: int, headers: dict[str, str], body: str) -> None:
                 data = body.encode()
+                if headers.get("x-hang"):
+                    time.sleep(float(headers["x-hang"]))  # longer than the client waits
                 try:
                     self.send_response(status)
                     for name, value in {"content-type": "application/json", **headers}.items():
