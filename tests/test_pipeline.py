@@ -165,6 +165,7 @@ def test_the_report_shows_text_as_text(run: Path) -> None:
     assert "script" not in page.tags
     assert "&lt;script&gt;alert(&quot;x&quot;)" in html
     assert "\x07" not in html
+    assert "\u202e" not in html
     assert not re.search(r"(src|href)\s*=", html)
     for words in (
         "Biggest wins",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -28,21 +29,26 @@ TEXT_CHARS = 700
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --good: #1a7f37; --bad: #c0392b }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 .verdict { font-size: 1.25rem; border-left: .4rem solid var(--good); padding: .4rem 1rem; background: var(--soft) }
 .verdict.no { border-color: var(--bad) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem }
+th, td:first-child { white-space: nowrap } details td:first-child { white-space: normal }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td.n, th.n { text-align: right; white-space: nowrap }
 details { border: 1px solid var(--line); border-radius: .3rem; padding: .4rem .8rem; margin: .5rem 0 }
 summary { cursor: pointer } code { font-size: .9em; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .5rem; margin: .3rem 0 }
 .grade { display: inline-block; min-width: 1.4em; text-align: center; border-radius: .2rem; background: var(--soft) }
-.bar { background: #4a7bd0; height: .7rem; display: inline-block }
+.bar { background: #4a7bd0; height: .7rem; float: left; margin-top: .4rem }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 @media print { details { break-inside: avoid } }
 """
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def write_report(run: Run) -> Path:
@@ -99,11 +105,8 @@ def write_relabel_report(run: Run) -> Path:
 
 
 def _e(text: object) -> str:
-    """Escaped, with control characters made visible as U+FFFD."""
-    shown = "".join(
-        c if c in "\n\t" or (ord(c) >= 32 and not 0xD800 <= ord(c) <= 0xDFFF) else "\ufffd" for c in str(text)
-    )
-    return html.escape(shown)
+    """Escaped, with control characters, surrogates and marks that turn the reading direction made visible as U+FFFD."""
+    return html.escape(_UNSEEN.sub("\ufffd", str(text)))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1) -> str:
@@ -114,7 +117,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', [_e(h) for h in head])}</tr></thead><tbody>{body}</tbody></table>"
+    header = cells("th", [_e(h) for h in head])
+    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 # -- verdict and systems --------------------------------------------------------------------------------------------
