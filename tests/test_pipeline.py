@@ -339,7 +339,10 @@ def test_a_log_of_real_queries_is_mined_judged_and_its_gaps_reported(
         (lambda a: a | {"--base": "./nowhere"}, "there is no model folder ./nowhere"),
         (lambda a: a | {"--llm": "recorded"}, "--llm recorded is the recording for python-stdlib"),
         (lambda a: a | {"--llm": "recorded:/nowhere"}, "queries.parquet is missing"),
-        (lambda a: a | {"--llm": "claude"}, "expected recorded, recorded:FOLDER or openai:MODEL"),
+        (
+            lambda a: a | {"--llm": "claude"},
+            "expected recorded, recorded:FOLDER, openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE",
+        ),
         (lambda a: a | {"--llm": "openai:x", "--llm-url": "ftp://x"}, "expected http://"),
         (lambda a: a | {"--set": "train.epoch=3"}, "unknown setting 'train.epoch'"),
         (lambda a: a | {"--qrels": "nowhere.tsv"}, "--queries is missing"),

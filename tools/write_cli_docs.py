@@ -6,20 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("distill", "relabel", "search", "trace", "report", "cost", "version")
+LEDGER = ("ledger", "ledger show", "ledger export", "ledger purge")
+COMMANDS = ("distill", "relabel", "search", "trace", "report", "cost", *LEDGER, "version")
+ROOT = Path(__file__).parent.parent
 
 
 def cli_docs() -> str:
     """The help of every command, as 100 columns show it."""
     parts = ["# The command line\n\nWritten by `make docs` from the commands' own `--help`.\n"]
     for command in ("", *COMMANDS):
-        words = ["tokay", *([command] if command else []), "--help"]
+        words = ["tokay", *command.split(), "--help"]
         run = subprocess.run(
             [sys.executable, "-m", *words],
             capture_output=True,
             text=True,
             check=True,
-            env={"COLUMNS": "100", "TERM": "dumb", "PATH": "", "PYTHONUTF8": "1"},
+            env={"COLUMNS": "100", "TERM": "dumb", "PATH": "", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT / "src")},
         )
         help_text = run.stdout.replace("python -m tokay", "tokay").strip()
         parts.append(f"## {' '.join(words[:-1])}\n\n```\n{help_text}\n```\n")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +25,9 @@ from rich.table import Table
 
 import tokay
 from tokay.errors import TokayError
+
+if TYPE_CHECKING:
+    from tokay.llm.ledger import Ledger
 
 app = typer.Typer(
     name="tokay",
@@ -108,11 +112,19 @@ def distill(
     ],
     out_folder: Out,
     llm: Annotated[
-        str | None, typer.Option(help="recorded (the default), recorded:FOLDER or openai:MODEL.", show_default=False)
+        str | None,
+        typer.Option(
+            help="recorded (the default), recorded:FOLDER, openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE.",
+            show_default=False,
+        ),
     ] = None,
     llm_url: Annotated[
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible endpoint; default: $OPENAI_BASE_URL, else OpenAI."),
+    ] = None,
+    batch: Annotated[
+        bool | None,
+        typer.Option("--batch", help="Ask through the provider's batch API: cheaper, and it takes hours."),
     ] = None,
     budget: Budget = None,
     prices: Prices = None,
@@ -162,6 +174,7 @@ def distill(
         "documents": documents,
         "llm": llm,
         "llm_url": llm_url,
+        "batch": batch,
         "budget": budget,
         "prices": prices,
         "base": base,
@@ -199,7 +212,7 @@ def relabel(
     documents: Annotated[str, typer.Argument(help="The corpus that the labels are of, as for 'tokay distill'.")],
     queries: Annotated[str, typer.Option(help="Labelled queries (.jsonl, .tsv, .parquet) or a BEIR folder.")],
     qrels: Annotated[str, typer.Option(help="Their labels: BEIR .tsv, TREC qrels, .parquet or a BEIR folder.")],
-    llm: Annotated[str, typer.Option(help="The judge: openai:MODEL.")],
+    llm: Annotated[str, typer.Option(help="The judge: openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE.")],
     out_folder: Out,
     llm_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible endpoint.")] = None,
     budget: Budget = None,
@@ -346,6 +359,65 @@ def trace(
     out.print("\nthe LLM's answers")
     for place, text in found.answers:
         out.print(f"  {escape(place)}: {escape(text)}", soft_wrap=True)
+
+
+ledger_app = typer.Typer(no_args_is_help=True, help="The answers that a run paid for: show, export, purge.")
+app.add_typer(ledger_app, name="ledger")
+
+
+def _ledger_of(run: Path) -> Ledger:
+    from tokay.llm.ledger import LEDGER, Ledger
+
+    path = tokay.open_run(run).path / LEDGER
+    if not path.is_file():
+        raise TokayError(f"{run} has no {LEDGER}: nothing was asked of an LLM")
+    return Ledger(path)
+
+
+@ledger_app.command()
+def show(run: RunFolder) -> None:
+    """Count the requests in a run's ledger: by stage and model, with their tokens and price."""
+    from tokay.llm.ledger import spent_in
+
+    with contextlib.closing(_ledger_of(run)) as ledger:
+        rows = spent_in(ledger.path)
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "model", "answers", "failures", "prompt", "cached", "answer", "price"):
+        table.add_column(name, justify="left" if name in ("stage", "model") else "right", no_wrap=True)
+    for row in rows:
+        numbers = (row.answers, row.failures, row.prompt, row.cached, row.completion)
+        price = "unknown" if row.price is None else f"{row.price:.4f}" + ("+" if row.unpriced else "")
+        table.add_row(escape(row.stage), escape(row.model), *(f"{n:,}" for n in numbers), price)
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+    out.print("prompt, cached (part of prompt) and answer are tokens, as the model counted them")
+
+
+@ledger_app.command()
+def export(
+    run: RunFolder,
+    file: Annotated[Path, typer.Argument(help="What to write, such as answers.jsonl or answers.jsonl.gz.")],
+) -> None:
+    """Write a run's answers to a file that --llm replay:FILE reads."""
+    with contextlib.closing(_ledger_of(run)) as ledger:
+        rows = ledger.export(file)
+    out.print(f"{rows:,} requests and their answers: {escape(str(file))}", soft_wrap=True)
+    out.print(
+        "It holds the text of your documents, since prompts do, and only you can read it (mode 0600). It holds no key.",
+        soft_wrap=True,
+    )
+
+
+@ledger_app.command()
+def purge(run: RunFolder, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Empty a run's ledger, so that no prompt and no answer stands in it; the run's tables stay."""
+    from tokay.store import Run
+
+    _ledger_of(run).close()
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Delete all answers? What is asked again is paid again.")):
+        raise TokayError("nothing was deleted: it was not confirmed (--yes confirms it)")
+    with Run(run, writable=True), contextlib.closing(_ledger_of(run)) as ledger:
+        rows = ledger.purge()
+    out.print(f"{rows:,} requests deleted; the run's tables still hold passages and queries", soft_wrap=True)
 
 
 @app.command()

@@ -34,7 +34,8 @@ from tokay.evaluate.verdict import (
 from tokay.examples import make_examples
 from tokay.llm.estimate import Estimate, count, money
 from tokay.llm.ledger import LEDGER, spent_in
-from tokay.llm.prices import load_prices
+from tokay.llm.open import forget_models
+from tokay.llm.prices import PriceTable, load_prices
 from tokay.mine import DEPTH, mine
 from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
@@ -126,7 +127,16 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
-        return said + (self.costs() if self.paid else [])
+        if self.paid:
+            said += self.costs()
+        elif not self.llm.startswith("recorded"):
+            said.append(f"{self.llm} is asked on this machine: no text leaves it, and nothing is paid")
+        if not self.llm.startswith("recorded"):
+            said.append(
+                f"{LEDGER} in the run folder keeps every request and answer, for you alone to read: it holds the text "
+                f"of those passages ('tokay ledger purge' empties it)"
+            )
+        return said
 
     def costs(self) -> list[str]:
         """What is asked of the LLM, in words."""
@@ -169,7 +179,8 @@ def distill(
         documents: a folder, a JSONL/CSV/Parquet file, a BEIR folder, ``hf:DATASET``, ``python:PACKAGE`` or
             ``python-stdlib``.
         out: the run folder; an interrupted or changed run goes on where it was.
-        llm: ``recorded`` (the default), ``recorded:FOLDER`` or ``openai:MODEL``.
+        llm: ``recorded`` (the default), ``recorded:FOLDER``, ``openai:MODEL``, ``hf:NAME_OR_FOLDER`` or
+            ``replay:FILE``.
         base: ``minilm`` (the default), a model folder, or a name on the Hub.
         config: TOML with settings by stage.
         overrides: ``stage.name=value`` settings, which win over the file.
@@ -318,6 +329,7 @@ class _Distillation:
             self.initial()
         self.mine()
         self.judge()
+        forget_models()  # an LLM of this process gives its memory to the training
         self.examples()
         self.train()
         self.evaluate()
@@ -440,7 +452,12 @@ class _Distillation:
             candidates=self.settings.mine.candidates,
             own=own,
         )
-        return Estimate(count(requests, token_counter(self.base_folder)), load_prices(self.settings.prices))
+        return Estimate(count(requests, token_counter(self.base_folder)), self.prices())
+
+    def prices(self) -> PriceTable:
+        """The table, of batches where they are asked for."""
+        table = load_prices(self.settings.prices)
+        return table.batched() if self.settings.batch else table
 
     def chosen(self, ids: Iterable[str]) -> Iterator[Passage]:
         """Passages by their ids, in the order of the corpus."""
@@ -465,10 +482,11 @@ class _Distillation:
         """Write the queries of the first passages, correct the plan by what they took, ask again if it was far off.
 
         They are part of the run: afterwards the ledger answers for them. Judging cannot be tried yet, for want of
-        candidates; its estimate is corrected by the same factors, since model and tokenizer are the same.
+        candidates; its estimate is corrected by the same factors, since model and tokenizer are the same. Not with
+        batches: it would take as long as all the rest.
         """
         trial = sampled[:TRIAL]
-        if not self.shown.paid or len(trial) == len(sampled):
+        if not self.shown.paid or self.settings.batch or len(trial) == len(sampled):
             return
         before = self.written()
         self.progress.start(f"writing queries for the first {TRIAL} passages", TRIAL)
@@ -743,10 +761,12 @@ class _Distillation:
                 asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
                 return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
 
-            dev = [q for q in queries if q.part == "dev" and q.query_id in qrels]
-            dev_sides, dev_bm25 = sides(dev)
-            dev_qrels = {q.query_id: qrels[q.query_id] for q in dev}
-            weights = {n: learn_weight(s, dev_bm25, ids, dev_qrels, settings) for n, s in dev_sides.items()}
+            weights = {}
+            for name, unseen in (("base", ("train", "dev")), ("tuned", ("dev",))):  # by the model, that is
+                chosen = [q for q in queries if q.part in unseen and q.query_id in qrels]
+                found, lexical = sides(chosen)
+                labels = {q.query_id: qrels[q.query_id] for q in chosen}
+                weights[name] = learn_weight(found[name], lexical, ids, labels, settings)
 
             test = [q for q in queries if q.part == "test" and q.query_id in qrels]
             if len(test) < 2:

@@ -45,7 +45,7 @@ class SplitSettings(_Section):
         0.2, description="share of passages held out, in whole documents; our choice"
     )
     dev_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="share that the weight of BM25 is chosen on; more written queries are better trained on"
+        0.1, description="share that the weight of BM25 beside the tuned model is chosen on; with half, it is noise"
     )
     seed: int = 0
 
@@ -203,6 +203,7 @@ class Settings(_Section):
     documents: str
     llm: str = "recorded"
     llm_url: str = ""
+    batch: bool = Field(False, description="ask through the provider's batch API: cheaper, and hours later")
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="what LLM requests of this run may cost, in the price table's currency; 0: no limit"
     )

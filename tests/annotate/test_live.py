@@ -172,7 +172,9 @@ def test_hostile_text_leaves_the_format_and_its_neighbours_alone(server: FakeLLM
 
 def test_unknown_llms(tmp_path: Path) -> None:
     for spec in ("gpt-4", "openai:", "anthropic:x"):
-        with pytest.raises(TokayError, match=r"expected recorded, recorded:FOLDER or openai:MODEL"):
+        with pytest.raises(
+            TokayError, match=r"expected recorded, recorded:FOLDER, openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE"
+        ):
             make_annotator(spec, url="http://127.0.0.1:1", ledger_path=tmp_path / "l", settings=SETTINGS)
 
 

@@ -168,7 +168,7 @@ class Meter:
         self.sent: list[str] = []
         self.fails = False
 
-    async def send(self, request: Mapping[str, Any]) -> Answer:
+    async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         self.sent.append(request["messages"][0]["content"])
         await asyncio.sleep(0.001 * (len(self.sent) % 3))
         usage = Usage(prompt=1000, cached=500, completion=100)

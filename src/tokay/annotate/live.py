@@ -19,10 +19,10 @@ from tokay.annotate.generate import GENERATE_TOKENS, QUERY_ANSWER, queries_from,
 from tokay.annotate.judge import make_judge
 from tokay.annotate.wishes import wishes_of
 from tokay.errors import TokayError
-from tokay.llm.client import Endpoint, endpoint
-from tokay.llm.door import Door, LanguageModel
+from tokay.llm.door import LanguageModel
 from tokay.llm.estimate import Planned
-from tokay.llm.ledger import Answer, Ledger, spent_in
+from tokay.llm.ledger import Answer, spent_in
+from tokay.llm.open import AHEAD, ModelSpec, read_spec
 from tokay.llm.prices import Budget, Purse, load_prices
 from tokay.llm.probe import Abilities
 from tokay.progress import Progress, Silent
@@ -32,10 +32,6 @@ from tokay.settings import GenerateSettings, JudgeSettings, Settings
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-FORMS = "recorded, recorded:FOLDER or openai:MODEL"
-WINDOW = 64
-"""Items read ahead of the answers: bounds memory, and keeps the client's slots full."""
 
 JUDGED_SAMPLE = 32
 """Queries whose judging prompts are counted for an estimate."""
@@ -55,13 +51,31 @@ Connect = Callable[[str, str], LanguageModel]
 
 
 class LiveAnnotator:
-    """Asks a model. Answers come in the order of the input, whatever the order in which the model gives them."""
+    """Asks a model. Answers come in the order of the input, whatever the order in which the model gives them.
 
-    paid = True
+    Args:
+        name: the model that is asked, as ``connect`` knows it.
+        connect: opens a model.
+        generate: how queries are written.
+        judge: how candidates are judged.
+        models: what ``name`` stands for, and the strong judge's model if there is one; none: asking may be paid.
+    """
+
     seeds = None
 
-    def __init__(self, name: str, connect: Connect, *, generate: GenerateSettings, judge: JudgeSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Connect,
+        *,
+        generate: GenerateSettings,
+        judge: JudgeSettings,
+        models: Sequence[ModelSpec] = (),
+    ) -> None:
         self.name = name
+        self.paid = any(model.paid for model in models) or not models
+        self._models = models
+        self._ahead = max((model.ahead for model in models), default=AHEAD)
         self._connect = connect
         self._generate = generate
         self._judge = judge
@@ -69,7 +83,9 @@ class LiveAnnotator:
     def version(self, stage: str) -> str:
         """Model and prompts; settings are part of a stage's key by themselves."""
         used = {"generate": (prompts.GENERATE,), "judge": _SCORING}.get(stage, ())
-        return " ".join([self.name, *(prompt.version for prompt in used)]) if used else ""
+        asked = self._models if stage == "judge" else self._models[:1]
+        names = [model.version for model in asked] if used and asked else [self.name]
+        return " ".join([*names, *(prompt.version for prompt in used)]) if used else ""
 
     def sample_requests(
         self,
@@ -98,6 +114,8 @@ class LiveAnnotator:
     @property
     def assumes(self) -> str:
         """What is only found out by asking."""
+        if any(model.batch for model in self._models):
+            return "asked in batches: the provider takes minutes to a day for each, whatever the time above"
         if self._judge.by != "auto" or self.name.startswith("hf:"):
             return ""
         return (
@@ -179,7 +197,7 @@ class LiveAnnotator:
             try:
                 work = asyncio.run_coroutine_threadsafe(_call(prepare, models), loop).result()
                 while True:
-                    for item in islice(source, WINDOW - len(pending)):
+                    for item in islice(source, self._ahead - len(pending)):
                         pending.append(asyncio.run_coroutine_threadsafe(work(item), loop))
                     if not pending:
                         break
@@ -188,7 +206,8 @@ class LiveAnnotator:
                     yield from done
             except KeyboardInterrupt:
                 progress.say("interrupted: waiting for the answers to what was sent; Ctrl-C again gives them up")
-                asyncio.run_coroutine_threadsafe(models.drain(GRACE), loop).result()
+                batched = any(model.batch for model in self._models)  # the provider keeps those answers for us
+                asyncio.run_coroutine_threadsafe(models.drain(0.0 if batched else GRACE), loop).result()
                 raise
             finally:
                 asyncio.run_coroutine_threadsafe(_finish(models), loop).result()
@@ -266,20 +285,22 @@ def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings
     Raises:
         TokayError: it names none.
     """
+    models = [read_spec(spec, url=url, batch=settings.batch)]
+    if (strong := settings.judge.strong_llm) and strong != spec:
+        batch = settings.batch and strong.startswith("openai:")
+        models.append(read_spec(strong, url=settings.judge.strong_url or url, batch=batch))
+    known = {model.spec: model for model in models}
     table = load_prices(settings.prices)
-    for name in filter(None, (spec, settings.judge.strong_llm)):
-        kind, _, model = name.partition(":")
-        if kind != "openai" or not model:
-            raise TokayError(f"--llm is {name!r}; expected {FORMS}")
-        if settings.budget and table.of_llm(name) is None:
-            raise TokayError(f"--budget {settings.budget:g} needs the price of {name}, but {table.missing(name)}")
-    endpoint(url)  # a wrong URL or a missing key stops the run before its work
+    table = table.batched() if settings.batch else table
+    for model in models:
+        if settings.budget and table.of_llm(model.spec) is None:
+            raise TokayError(
+                f"--budget {settings.budget:g} needs the price of {model.spec}, but {table.missing(model.spec)}"
+            )
     earlier = sum(row.price or 0.0 for row in spent_in(ledger_path))
     budget = Budget(settings.budget, spent=earlier, currency=table.currency)
 
     def connect(name: str, stage: str) -> LanguageModel:
-        where = url if name == spec else settings.judge.strong_url or url
-        purse = Purse(table.of_llm(name), budget)
-        return Door(Endpoint(name.partition(":")[2], url=where), Ledger(ledger_path), stage=stage, purse=purse)
+        return known[name].open(ledger_path, stage=stage, purse=Purse(table.of_llm(name), budget))
 
-    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge)
+    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge, models=models)

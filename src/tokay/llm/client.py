@@ -33,10 +33,14 @@ LONGEST_WAIT = 60.0
 NEWER_NAMES: dict[str, str | None] = {"max_tokens": "max_completion_tokens", "temperature": None}
 """OpenAI's reasoning models want the other name, and take no temperature; sent so once they have said it."""
 
+RETRYABLE = (408, 409, 425, 429)
+"""HTTP statuses below 500 that another try may mend."""
+
 REFUSALS = (500, 501)
 """Servers' errors that may be a refusal: llama.cpp has answered 500 to what it does not know (its issue 12591)."""
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 def endpoint(url: str) -> tuple[str, str]:
@@ -114,15 +118,19 @@ class _Lanes:
             await client.aclose()
 
 
-class _Unanswered(AskFailed):
+class Unanswered(AskFailed):
     """All tries failed, and none was refused: another time it may work."""
 
 
+class NotThere(AskFailed):
+    """There is nothing at an address of the API."""
+
+
 @dataclasses.dataclass(frozen=True)
-class _Said(Generic[M]):
+class _Said(Generic[T]):
     """A body that came, after so many tries; ``seconds`` are those of the last."""
 
-    body: M
+    body: T
     seconds: float
     attempts: int
 
@@ -202,14 +210,16 @@ class Endpoint:
         """Close all connections."""
         await self._http.aclose()
 
-    async def send(self, request: Mapping[str, Any]) -> Answer:
+    async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request; see ``Backend``."""
         if "probe" in request:
             asking = _Asking(self)
             return Answer((await probe(asking)).to_json(), usage=asking.usage)
         if "continuations" in request:
             return await self._likelihoods(request)
-        said = await self._say(wire.CHAT, request, wire.chat_body(request), wire.ChatCompletion)
+        return self._heard(await self._say(wire.CHAT, request, wire.chat_body(request), wire.ChatCompletion))
+
+    def _heard(self, said: _Said[wire.ChatCompletion]) -> Answer:
         answer = said.spent(wire.chat_answer(said.body))
         if not answer.text.strip():
             raise NoText(self._clean(wire.silence(said.body)), spent=answer)
@@ -242,18 +252,82 @@ class Endpoint:
         except wire.NotOfThisText as error:
             raise AskFailed(self._clean(str(error)), spent=spent) from None
 
+    # -- the rest of the API, for ``Batch`` -----------------------------------------------------------------------
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes = b"",
+        file: tuple[str, bytes] | None = None,
+        form: Mapping[str, str] | None = None,
+        attempts: int | None = None,
+    ) -> bytes:
+        """What the API answers at another of its paths, such as ``/batches``.
+
+        Args:
+            method: GET or POST.
+            path: below the base URL.
+            content: JSON to send.
+            file: name and content of a file to send.
+            form: what is sent with the file.
+            attempts: tries; as many as a request gets, unless told otherwise.
+
+        Raises:
+            NotThere: HTTP 404, 405 or 410.
+            AskFailed: it refuses this, or all tries failed.
+            TokayError: as of ``send``.
+        """
+        sent: dict[str, Any] = {"files": {"file": file}, "data": form} if file else {}
+        if content:
+            sent = {"content": content, "headers": {"content-type": "application/json"}}
+
+        async def exchange() -> bytes:
+            response = await self._exchange(method, path, **sent)
+            if response.is_success:
+                return bytes(response.content)
+            raise self._fault(response, path)
+
+        return (await self._patiently(exchange, {}, attempts or self._attempts)).body
+
+    def body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A chat as this endpoint is known to want it."""
+        return self._named(wire.chat_body(request))
+
+    def read(self, status: int, body: Any, request: Mapping[str, Any]) -> Answer:
+        """The answer that a file of the API holds: HTTP status and body, as of a chat.
+
+        Raises:
+            Unanswered: it is none, and another try may bring one.
+            AskFailed: the request is refused.
+        """
+        text = canonical(body)
+        if status == 200:
+            try:
+                return self._heard(_Said(wire.ChatCompletion.model_validate_json(text), 0.0, 1))
+            except ValidationError:
+                raise Unanswered(self._clean(f"not a chat completion: {text}")) from None
+        reason = self._clean(f"HTTP {status}: {text}")
+        if status in RETRYABLE or status >= 500 or (status == 400 and self._learn(self.body(request), text)):
+            raise Unanswered(reason)
+        raise AskFailed(reason)
+
     # -- sending --------------------------------------------------------------------------------------------------
 
     async def _say(self, path: str, request: Mapping[str, Any], body: Mapping[str, Any], form: type[M]) -> _Said[M]:
         """Send a body until an answer of a form comes, or no further try is worth it."""
-        for tried in range(1, self._attempts + 1):
+        return await self._patiently(lambda: self._try(path, body, form), request, self._attempts)
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], request: Mapping[str, Any], attempts: int) -> _Said[T]:
+        for tried in range(1, attempts + 1):
             began = self.limits.now()
             try:
-                said = await self._try(path, body, form)
+                said = await work()
             except _Again as again:
                 if again.status == 429:
                     self.limits.throttled(began)
-                if tried == self._attempts:
+                if tried == attempts:
                     raise self._give_up(again, tried) from None
                 await self._wait(again.wait, 2.0 ** (tried - 1) * random.uniform(0.5, 1.0))
                 await self.limits.turn(request)
@@ -274,39 +348,46 @@ class Endpoint:
     def _give_up(self, again: _Again, tried: int) -> AskFailed | TokayError:
         if again.unreachable:
             return TokayError(f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs")
-        kind = AskFailed if again.status in REFUSALS else _Unanswered
+        kind = AskFailed if again.status in REFUSALS else Unanswered
         return kind(str(again), spent=Answer(attempts=tried))
 
     async def _try(self, path: str, request: Mapping[str, Any], form: type[M]) -> M:
         """Send a request once, and read what comes."""
-        named = {name: self._names.get(name, name) for name in request}
-        body = {new: request[name] for name, new in named.items() if new}
+        body = self._named(request)
+        kind = {"content-type": "application/json"}
+        response = await self._exchange("POST", path, content=canonical(body).encode(), headers=kind)
+        if response.is_success:
+            return self._read(response, path, form)
+        if response.status_code == 400 and self._learn(body, response.text):
+            return await self._try(path, request, form)
+        raise self._fault(response, path)
+
+    def _named(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A body with the names of parameters that this endpoint wants."""
+        named = {name: self._names.get(name, name) for name in body}
+        return {new: body[name] for name, new in named.items() if new}
+
+    async def _exchange(self, method: str, path: str, **sent: Any) -> Any:
+        """One answer of whatever status; ``sent`` is the HTTP client's."""
         try:
             async with asyncio.timeout(self._timeout):
-                response = await self._http.request(
-                    "POST",
-                    f"{self.url}{path}",
-                    content=canonical(body).encode(),
-                    headers={"content-type": "application/json"},
-                )
+                return await self._http.request(method, f"{self.url}{path}", **sent)
         except TimeoutError:
             raise _Again(f"no answer within {self._timeout:g} seconds") from None
         except self._broken as error:
             reason = self._clean(f"{type(error).__name__}: {error}")
             raise _Again(reason, unreachable=isinstance(error, self._unreachable)) from None
-        status = response.status_code
-        if 200 <= status < 300:
-            return self._read(response, path, form)
-        text = response.text
-        if status == 400 and self._learn(body, text):
-            return await self._try(path, request, form)
+
+    def _fault(self, response: Any, path: str) -> Exception:
+        """What an answer that brings nothing means for this try, this request, or the run."""
+        status, text = response.status_code, response.text
         reason = self._clean(f"HTTP {status}: {text}")
         no_credit = status == 402 or (status == 429 and "insufficient_quota" in text)
         if no_credit or status == 401 or 300 <= status < 400 or (status in (404, 405, 410) and path == wire.CHAT):
-            raise TokayError(self._explain(status, reason))
-        if status in (408, 409, 425, 429) or status >= 500:
-            raise _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")), status=status)
-        raise AskFailed(reason)
+            return TokayError(self._explain(status, reason))
+        if status in RETRYABLE or status >= 500:
+            return _Again(reason, wait=_retry_after(response.headers.get("retry-after", "")), status=status)
+        return (NotThere if status in (404, 405, 410) else AskFailed)(reason)
 
     def _learn(self, body: Mapping[str, Any], text: str) -> bool:
         """Whether the endpoint refused a parameter that we know how to send otherwise; from now on it is sent so."""
@@ -380,7 +461,7 @@ class _Asking:
             answer = await self._endpoint.send(body)
         except NoText as silent:
             answer = silent.spent
-        except _Unanswered:
+        except Unanswered:
             raise
         except AskFailed as refused:
             raise Refused(str(refused)) from None
@@ -391,7 +472,7 @@ class _Asking:
         """Log P(continuation | context)."""
         try:
             answer, value, _ = await self._endpoint._likelihood(way, context, continuation)
-        except _Unanswered:
+        except Unanswered:
             raise
         except AskFailed as refused:
             raise Refused(str(refused)) from None

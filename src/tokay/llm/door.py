@@ -88,8 +88,10 @@ class Backend(Protocol):
     def limits(self) -> Limits:
         """How many requests may be in flight."""
 
-    async def send(self, request: Mapping[str, Any]) -> Answer:
+    async def send(self, request: Mapping[str, Any], key: str = "") -> Answer:
         """The answer to a request: ``messages`` and ``max_tokens``, or ``context`` and ``continuations``.
+
+        ``key`` is its place in the ledger: equal requests of a higher ``attempt`` have another.
 
         Raises:
             AskFailed: this request came to nothing.
@@ -235,10 +237,11 @@ class Door:
     async def _answer(self, request: Mapping[str, Any], key: str, reserved: float) -> Answer:
         """Send a request, settle what it cost, and commit what came of it."""
         try:
-            answer = dataclasses.replace(await self._backend.send(request), key=key)
+            answer = dataclasses.replace(await self._backend.send(request, key), key=key)
         except AskFailed as failed:
             price = self._purse.settle(reserved, failed.spent.usage, answered=False)
-            await self._fail(request, dataclasses.replace(failed.spent, key=key), str(failed), price)
+            spent, silent = dataclasses.replace(failed.spent, key=key), isinstance(failed, NoText)
+            await self._fail(request, spent, str(failed), price, silent=silent)
             raise self._count(failed, key) from None
         except TokayError as error:
             self._purse.release(reserved)
@@ -252,8 +255,11 @@ class Door:
         self._failed_in_a_row = 0
         return answer
 
-    async def _fail(self, request: Mapping[str, Any], spent: Answer, reason: str, price: float | None) -> None:
-        await self._commits.write(lambda: self._ledger.fail(request, spent, reason, self._stage_of(request), price))
+    async def _fail(
+        self, request: Mapping[str, Any], spent: Answer, reason: str, price: float | None, *, silent: bool = False
+    ) -> None:
+        stage = self._stage_of(request)
+        await self._commits.write(lambda: self._ledger.fail(request, spent, reason, stage, price, silent=silent))
 
     def _stage_of(self, request: Mapping[str, Any]) -> str:
         return "probe" if "probe" in request else self._stage

