@@ -319,3 +319,37 @@ def test_a_ledger_of_another_process_is_seen(tmp_path: Path) -> None:
     ledger.put({"model": "m"}, Answer("text", key="k"))
     rows = sqlite3.connect(tmp_path / "l").execute("SELECT key, status FROM answers").fetchall()
     assert rows == [("k", "ok")]
+
+
+def test_a_429_makes_room_and_answers_take_it_back(server: FakeLLM, tmp_path: Path) -> None:
+    async def no_wait(seconds: float) -> None:
+        pass
+
+    async def main() -> list[int]:
+        model = Endpoint("m", url=server.url, limits=Limits(concurrency=4), sleep=no_wait)
+        allowed = []
+        for _ in range(6):
+            await model.send({"model": "m", "messages": MESSAGES, "max_tokens": 9})
+            allowed.append(model.limits.allowed)
+        await model.close()
+        return allowed
+
+    server.replies = [None, (429, {}, ""), None]
+    assert asyncio.run(main()) == [4, 2, 3, 3, 3, 4]
+
+
+def test_a_schema_that_is_refused_is_left_out(server: FakeLLM, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    server.override = lambda request: seen.append(request)  # type: ignore[func-returns-value]
+    error = {"message": "Invalid schema", "param": "response_format", "code": None}
+    server.replies = [(400, {}, json.dumps({"error": error})), None, None]
+
+    async def main() -> None:
+        model = Door(Endpoint("m", url=server.url), Ledger(tmp_path / "l"))
+        for attempt in (0, 1):
+            await model.complete(MESSAGES, max_tokens=9, attempt=attempt, schema={"type": "object"})
+        await model.close()
+
+    asyncio.run(main())
+    assert ["response_format" in request for request in seen] == [False, False]
+    assert sum(server.asked.values()) == 3
