@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simulated import SimulatedJudge
 from tokay.annotate import fuse
 from tokay.annotate.asking import Unusable
-from tokay.annotate.judge import digit, is_disputed, make_judge, read_grades
+from tokay.annotate.judge import digit, is_disputed, listwise_schema, make_judge, read_grades
 from tokay.errors import TokayError
 from tokay.llm.door import AskFailed
 from tokay.llm.ledger import Answer
@@ -212,3 +212,27 @@ def test_a_digit_is_read_or_expected() -> None:
     for text in ("", "none", "7", "high"):
         with pytest.raises(Unusable, match="no grade from 0 to 3"):
             digit(Answer(text))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.data())
+def test_the_schema_takes_what_can_be_read(grades: list[int], data: st.DataObject) -> None:
+    schema = listwise_schema(len(grades))
+    answer = {
+        "grades": {str(n): grade for n, grade in enumerate(grades, 1)},
+        "best": data.draw(st.integers(1, len(grades))),
+    }
+    assert fits(answer, schema)
+    assert read_grades(json.dumps(answer), len(grades))
+    assert not fits(answer | {"best": len(grades) + 1}, schema)
+    assert not fits({"grades": {**answer["grades"], "1": 4}, "best": 1}, schema)
+    assert not fits({"grades": {}, "best": 1}, schema)
+
+
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """The part of JSON schema that strict mode is about: every property named, required, and no other."""
+    if schema["type"] == "integer":
+        return isinstance(value, int) and value in schema["enum"]
+    properties = schema["properties"]
+    assert sorted(schema["required"]) == sorted(properties)
+    assert schema["additionalProperties"] is False
+    return value.keys() == properties.keys() and all(fits(value[name], part) for name, part in properties.items())

@@ -53,14 +53,21 @@ POINTWISE_ANSWER = 1.0
 LIKELIHOOD_ANSWER = 1.0
 """Tokens of the one digit, and the one that servers write when they are asked for none."""
 
-LISTWISE_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "grades": {"type": "object", "additionalProperties": {"type": "integer"}},
-        "best": {"type": "integer"},
-    },
-    "required": ["grades", "best"],
-}
+
+def listwise_schema(shown: int) -> dict[str, Any]:
+    """Of an answer about so many passages: every key is named, as OpenAI's strict mode wants it."""
+    numbers = [str(number) for number in range(1, shown + 1)]
+    grades = {number: {"type": "integer", "enum": list(fuse.LABELS)} for number in numbers}
+    strict = {"type": "object", "additionalProperties": False}
+    return {
+        **strict,
+        "properties": {
+            "grades": {**strict, "properties": grades, "required": numbers},
+            "best": {"type": "integer", "enum": list(range(1, shown + 1))},
+        },
+        "required": ["grades", "best"],
+    }
+
 
 Rated = list[Rating | Failure]
 
@@ -205,7 +212,7 @@ class Listwise:
 
     def __init__(self, settings: JudgeSettings, abilities: Abilities, *, turns: int, name: str = "listwise") -> None:
         self._chars = settings.passage_chars
-        self._schema = LISTWISE_SCHEMA if abilities.schema else None
+        self._strict = abilities.schema
         self._turns = turns
         self._name = name
 
@@ -231,7 +238,13 @@ class Listwise:
                 found.append(_rating(query, passage, f"best-{self._name}:{turn}", first, prompts.LISTWISE, answer))
             return found
 
-        done = await ask(chat, messages, 64 + len(shown) * GRADE_TOKENS, parse, schema=self._schema)
+        done = await ask(
+            chat,
+            messages,
+            64 + len(shown) * GRADE_TOKENS,
+            parse,
+            schema=listwise_schema(len(shown)) if self._strict else None,
+        )
         return [done.of("judge", query.query_id)] if isinstance(done, Failed) else done
 
     def decide(self, query: Query, candidates: Sequence[str], ratings: Sequence[Rating]) -> list[Judgment]:
