@@ -130,7 +130,7 @@ def whole(documents: Path, server: FakeLLM, tmp_path_factory: pytest.TempPathFac
     return contents(out), events
 
 
-KILLS = int(os.environ.get("TOKAY_KILLS", "5"))
+KILLS = int(os.environ.get("TOKAY_KILLS", "4"))
 
 
 @settings(max_examples=KILLS, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -121,7 +121,7 @@ class ExampleSettings(_Section):
     relabel: bool = Field(True, description="positive = best passage, seed or not (Gecko 3.3); off: always the seed")
     positives: Annotated[int, Field(ge=1, le=16)] = Field(1, description="rows of a query, one for each of its best")
     negatives: Annotated[int, Field(ge=0, le=16)] = Field(
-        0, description="hard negatives per row; see docs/log.md: they did not help on either corpus"
+        0, description="hard negatives per row; none: they gained too little to tell from noise (docs/log.md)"
     )
     policy: Literal["graded", "gecko", "percpos"] = Field(
         "graded",
@@ -164,10 +164,8 @@ class TrainSettings(_Section):
         description="cut of every text, base and tuned alike; 0: chosen on the training side among 128 and 256",
     )
     epochs: Annotated[int, Field(ge=0, le=1000)] = 2
-    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; no worse than 64 (docs/log.md)")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-4, description="better than 5e-5, 2e-4 no better (docs/log.md)"
-    )
+    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; 64 and 256 were no better (docs/log.md)")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="2e-4 was worse (docs/log.md)")
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
@@ -180,7 +178,7 @@ class TrainSettings(_Section):
         (384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="none: with it a step takes twice as long on a CPU and gains nothing (docs/log.md)"
+        0.0, description="none: it gained nothing and took a quarter more time on a CPU (docs/log.md)"
     )
     freeze_embeddings: bool = Field(True, description="leave the token table alone: faster, and forgets less")
     soup: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="weight of the tuned model against its base")

@@ -23,11 +23,11 @@ from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import as_run
 
 CUTS = (128, 256)
-"""Tokens; below 128 the base loses on both of our corpora (docs/log.md)."""
+"""Tokens: what small models are trained with, and half of it, which is twice as fast."""
 
 MARGIN = 0.01
 """A longer cut must gain this much nDCG@10. Written queries dwell on details deep in a passage more than people's
-own do, so they favour long cuts: on Python's manual they gain 0.007 from 256 tokens, where independent human
+own do, so they favour long cuts: on Python's manual they gain 0.009 from 256 tokens, where independent human
 questions lose 0.013."""
 
 SAMPLE = 1500
