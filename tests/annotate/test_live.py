@@ -187,7 +187,8 @@ def test_requests_are_told_before_they_are_sent() -> None:
     assert len({r.text for r in write}) == 30
     assert sum(r.times for r in judge) == pytest.approx((60 + 8) * 2)  # queries, each asked about twice
     assert sum(r.times for r in judge if "own query" in r.text) == 16
-    assert all(r.text.count("</passage>") == 10 + 1 and r.answer == 15 + 10 * 6 for r in judge)  # one in the rules
+    examples = prompts.LISTWISE.system.count("</passage>")
+    assert all(r.text.count("</passage>") == 10 + examples and r.answer == 15 + 10 * 6 for r in judge)
     assert {r.llm for r in told} == {"s"}
     few = list(scripted().sample_requests(corpus[:3], corpus[:3], per_passage=1, candidates=10, own=()))
     assert sum(r.times for r in few if r.stage == "judge") == pytest.approx(6)
