@@ -212,7 +212,8 @@ def run_distillation(
     _need_torch()
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="tokay-") as folder, Run(Path(folder, "run"), writable=True) as run:
-            _Distillation(settings, run, source, annotator_of(settings, run.path), base, progress).dry_run()
+            annotator = annotator_of(settings, run.path, to_ask=False)
+            _Distillation(settings, run, source, annotator, base, progress).dry_run()
         return None
     if settings.log and settings.llm.startswith("recorded"):
         raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
@@ -250,8 +251,8 @@ def run_relabelling(
         return stages.run_relabelling(confirm)
 
 
-def annotator_of(settings: Settings, run: Path) -> Annotator:
-    """The annotator that ``--llm`` names."""
+def annotator_of(settings: Settings, run: Path, *, to_ask: bool = True) -> Annotator:
+    """The annotator that ``--llm`` names; a dry run does not ask it."""
     if settings.llm == "recorded":
         if settings.documents != "python-stdlib":
             raise TokayError(
@@ -268,6 +269,7 @@ def annotator_of(settings: Settings, run: Path) -> Annotator:
         url=settings.llm_url,
         ledger_path=run / LEDGER,
         settings=settings,
+        to_ask=to_ask,
     )
 
 
@@ -452,7 +454,9 @@ class _Distillation:
             candidates=self.settings.mine.candidates,
             own=own,
         )
-        return Estimate(count(requests, token_counter(self.base_folder)), self.prices())
+        return Estimate(
+            count(requests, token_counter(self.base_folder)), self.prices(), concurrency=self.settings.calls.concurrency
+        )
 
     def prices(self) -> PriceTable:
         """The table, of batches where they are asked for."""

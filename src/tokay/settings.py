@@ -101,6 +101,19 @@ class MineSettings(_Section):
     rrf_k: Annotated[int, Field(ge=0)] = Field(60, description="of that fusion, Cormack et al. 2009")
 
 
+class CallSettings(_Section):
+    """How an endpoint is asked."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
+        8, description="most requests in flight; fewer while the server answers 429"
+    )
+    requests_per_minute: Annotated[float, Field(ge=0)] = Field(0, description="0: no limit of ours")
+    tokens_per_minute: Annotated[float, Field(ge=0)] = Field(
+        0, description="of prompts and of the room for answers, estimated from characters; 0: no limit of ours"
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(300, description="seconds a try; local servers queue, so it is long")
+
+
 class JudgeSettings(_Section):
     """Which passages answer a query."""
 
@@ -215,6 +228,7 @@ class Settings(_Section):
     split: SplitSettings = SplitSettings()
     generate: GenerateSettings = GenerateSettings()
     mine: MineSettings = MineSettings()
+    calls: CallSettings = CallSettings()
     judge: JudgeSettings = JudgeSettings()
     examples: ExampleSettings = ExampleSettings()
     relabel: RelabelSettings = RelabelSettings()

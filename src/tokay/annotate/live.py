@@ -279,16 +279,17 @@ async def _finish(models: _Models) -> None:
     await models.close()
 
 
-def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings) -> LiveAnnotator:
-    """The live annotator that ``--llm`` names.
+def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings, to_ask: bool = True) -> LiveAnnotator:
+    """The live annotator that ``--llm`` names; where it is not ``to_ask``, for an estimate, no key is needed.
 
     Raises:
         TokayError: it names none.
     """
-    models = [read_spec(spec, url=url, batch=settings.batch)]
+    models = [read_spec(spec, url=url, batch=settings.batch, calls=settings.calls, to_ask=to_ask)]
     if (strong := settings.judge.strong_llm) and strong != spec:
         batch = settings.batch and strong.startswith("openai:")
-        models.append(read_spec(strong, url=settings.judge.strong_url or url, batch=batch))
+        where = settings.judge.strong_url or url
+        models.append(read_spec(strong, url=where, batch=batch, calls=settings.calls, to_ask=to_ask))
     known = {model.spec: model for model in models}
     table = load_prices(settings.prices)
     table = table.batched() if settings.batch else table

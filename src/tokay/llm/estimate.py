@@ -17,9 +17,6 @@ MEASURED_SPREAD = 0.1
 LATENCY = (1.0, 4.0)
 """Seconds a call: what hosted models mostly take for answers of this length. Our assumption."""
 
-CONCURRENCY = 8
-"""Requests in flight, as ``Limits`` begins."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
@@ -94,6 +91,7 @@ class Estimate:
     Attributes:
         parts: what will be asked.
         table: prices.
+        concurrency: requests in flight.
         spread: share by which tokens may be off.
         latency: seconds a call, at best and at worst.
         measured: of how many passages the figures were corrected by what they took; 0: none yet.
@@ -101,6 +99,7 @@ class Estimate:
 
     parts: Sequence[Part]
     table: PriceTable
+    concurrency: int = 8
     spread: float = SPREAD
     latency: tuple[float, float] = LATENCY
     measured: int = 0
@@ -135,8 +134,8 @@ class Estimate:
         return None if low is None or high is None else Range(low * (1 - self.spread), high * (1 + self.spread))
 
     def seconds(self) -> Range:
-        """With ``CONCURRENCY`` requests in flight."""
-        rounds = max(1.0, self.calls / CONCURRENCY) if self.calls else 0.0
+        """With ``concurrency`` requests in flight."""
+        rounds = max(1.0, self.calls / self.concurrency) if self.calls else 0.0
         return Range(rounds * self.latency[0], rounds * self.latency[1])
 
     def corrected(self, *, prompt: float, answer: float, seconds: float, passages: int) -> Estimate:
@@ -188,8 +187,8 @@ class Estimate:
     def _time_line(self) -> str:
         seconds = self.seconds()
         return (
-            f"time: {_duration(seconds.low)} to {_duration(seconds.high)}, at {CONCURRENCY} requests in flight and "
-            f"{self.latency[0]:.2g} to {self.latency[1]:.2g} seconds each"
+            f"time: {_duration(seconds.low)} to {_duration(seconds.high)}, at {self.concurrency} requests in flight "
+            f"and {self.latency[0]:.2g} to {self.latency[1]:.2g} seconds each"
         )
 
     def _cost(self, *, cached: bool) -> float | None:

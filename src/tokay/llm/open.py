@@ -10,7 +10,9 @@ from typing import Literal, cast, get_args
 from tokay.errors import TokayError
 from tokay.llm.door import Backend, Door
 from tokay.llm.ledger import Ledger
+from tokay.llm.limits import Limits
 from tokay.llm.prices import Purse
+from tokay.settings import CallSettings
 
 FORMS = "recorded, recorded:FOLDER, openai:MODEL, hf:NAME_OR_FOLDER or replay:FILE"
 
@@ -35,6 +37,7 @@ class ModelSpec:
     what: str
     url: str
     batch: bool
+    calls: CallSettings = dataclasses.field(default_factory=CallSettings)
 
     @property
     def paid(self) -> bool:
@@ -90,11 +93,20 @@ class ModelSpec:
             from tokay.llm.batch import Batch
 
             return Batch(self.what, url=self.url, ledger=ledger)
-        return Endpoint(self.what, url=self.url)
+        limits = Limits(
+            concurrency=self.calls.concurrency,
+            requests_per_minute=self.calls.requests_per_minute,
+            tokens_per_minute=self.calls.tokens_per_minute,
+        )
+        return Endpoint(self.what, url=self.url, limits=limits, timeout=self.calls.timeout)
 
 
-def read_spec(spec: str, *, url: str = "", batch: bool = False) -> ModelSpec:
+def read_spec(
+    spec: str, *, url: str = "", batch: bool = False, calls: CallSettings | None = None, to_ask: bool = True
+) -> ModelSpec:
     """What ``--llm`` names. What can be checked without work is checked: form, URL and key, folder, file.
+
+    ``to_ask`` is False where nothing will be sent: then no key is needed.
 
     Raises:
         TokayError: it names no model, or one that cannot be opened; ``batch`` without a provider.
@@ -107,7 +119,8 @@ def read_spec(spec: str, *, url: str = "", batch: bool = False) -> ModelSpec:
     if kind == "openai":
         from tokay.llm.client import endpoint
 
-        endpoint(url)
+        if to_ask:
+            endpoint(url)
     elif kind == "hf":
         from tokay.models.locate import find_model, is_hub_name
 
@@ -119,7 +132,7 @@ def read_spec(spec: str, *, url: str = "", batch: bool = False) -> ModelSpec:
         path, _ = file_and_model(what)
         if not path.is_file():
             raise TokayError(f"--llm {spec}: there is no file {path}; expected one as 'tokay ledger export' writes it")
-    return ModelSpec(spec, cast(Kind, kind), what, url, batch)
+    return ModelSpec(spec, cast(Kind, kind), what, url, batch, calls or CallSettings())
 
 
 def open_model(
