@@ -760,28 +760,28 @@ class _Distillation:
                 relevant_grade=settings.relevant_grade,
             )
 
-            def sides(chosen: Sequence[Query]) -> tuple[dict[str, Side], Ranking]:
-                texts = [q.text for q in chosen]
-                asked = {name: model.encode(texts, kind="query") for name, model in (("base", base), ("tuned", tuned))}
-                return {name: Side(asked[name], vectors[name]) for name in asked}, self.bm25(texts, settings.depth)
+            models = {"base": base, "tuned": tuned}
+
+            def side(name: str, texts: Sequence[str]) -> Side:
+                return Side(models[name].encode(texts, kind="query"), vectors[name])
 
             weights = {}
             for name, unseen in (("base", ("train", "dev")), ("tuned", ("dev",))):  # by the model, that is
                 chosen = [q for q in queries if q.part in unseen and q.query_id in qrels]
-                found, lexical = sides(chosen)
-                labels = {q.query_id: qrels[q.query_id] for q in chosen}
-                weights[name] = learn_weight(found[name], lexical, ids, labels, settings)
+                texts, labels = [q.text for q in chosen], {q.query_id: qrels[q.query_id] for q in chosen}
+                lexical = self.bm25(texts, settings.depth)
+                weights[name] = learn_weight(side(name, texts), lexical, ids, labels, settings)
 
             test = [q for q in queries if q.part == "test" and q.query_id in qrels]
             if len(test) < 2:
                 raise TokayError(
                     f"{len(test)} held-out queries; expected at least 2: raise generate.passages or split.test_share"
                 )
-            test_sides, test_bm25 = sides(test)
+            texts = [q.text for q in test]
             systems = systems_of(
-                test_sides["base"],
-                test_sides["tuned"],
-                test_bm25,
+                side("base", texts),
+                side("tuned", texts),
+                self.bm25(texts, settings.depth),
                 dims=tuned.config.dims,
                 weights=weights,
                 depth=settings.depth,
