@@ -105,7 +105,7 @@ def test_a_dry_run_sends_nothing_and_counts_calls_and_prompts_exactly(
     assert told
     assert re.search(r"price: 0\.\d+ to [\d.]+ EUR \(openai:fake: 10 in, 1 cached, 100 out a million; prices", shown)
     assert "time: 10 seconds to 40 seconds, at 8 requests in flight and 1 to 4 seconds each" in shown
-    assert "the text of those passages goes to openai:fake" in shown
+    assert f"to openai:fake at {server.url} goes the text of the sampled passages" in shown
 
     assert distill(material, server, tmp_path / "run", "--yes") == 0
     by_stage = {row.stage: row for row in spent_in(tmp_path / "run" / "ledger.sqlite")}

@@ -384,3 +384,21 @@ def test_the_public_names() -> None:
     assert all(getattr(tokay, name) is not None for name in tokay.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'distil'; it has"):
         tokay.distil  # noqa: B018
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.out.print(cli.escape("a\x1b[31mred\x1b]0;title\x07 [bold]b[/bold] \u202ec"))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "\u202e" not in shown
+    assert "[bold]b[/bold]" in shown
+
+
+def test_an_interrupt_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokay, "open_run", interrupted)
+    assert call("report", "runs/x") == 130
+    assert "the same command goes on where this one stopped" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,6 +41,14 @@ app = typer.Typer(
 out = Console(highlight=False, emoji=False)
 WIDTH = 112  # of the verdict's table: a narrower terminal wraps it rather than losing digits
 err = Console(stderr=True, highlight=False, emoji=False)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    """Text as text: no markup of ours, and nothing that a terminal would obey."""
+    return escape_markup(_CONTROL.sub("\ufffd", text))
 
 
 class Screen:
@@ -89,6 +98,16 @@ class Screen:
             return answer
 
         return confirm
+
+
+@app.callback(no_args_is_help=True)
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Turn your documents and any LLM into an embedder that is measurably better on your own search."""
+    if version:
+        out.print(tokay.__version__)
+        raise typer.Exit
 
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
@@ -281,7 +300,9 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
         "Differences: tuned and BM25 against base at the same width, base+BM25 against base, tuned+BM25 against "
         "base+BM25."
     )
-    out.print(f"{verdict['queries']} queries can show a difference of {verdict['primary']['detectable']:.3f} nDCG@10.")
+    out.print(f"{verdict['can_show'].capitalize()} (nDCG@10, 80 % power).")
+    if dropped := {name: count for name, count in verdict.get("dropped", {}).items() if count}:
+        out.print(f"Not used: {', '.join(f'{count} {name}' for name, count in dropped.items())}.")
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
 
@@ -325,9 +346,11 @@ def search(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write RUN/report.html again: verdict, funnel, wins and losses, samples of the data."""
-    from tokay.report import write_report
+    from tokay.report import write_relabel_report, write_report
 
-    out.print(escape(str(write_report(tokay.open_run(run)))))
+    opened = tokay.open_run(run)
+    write = write_relabel_report if opened.is_done("relabel") else write_report
+    out.print(escape(str(write(opened))))
 
 
 @app.command()
@@ -350,7 +373,8 @@ def trace(
     out.print("\ncandidates" if found.candidates else "\nnot judged: the seed is the positive")
     for candidate, passage, judgment in found.candidates:
         grade = f"grade {judgment.grade}{' best' if judgment.best else ''}" if judgment else "unjudged"
-        out.print(f"  {candidate.rank:2d}. {escape(passage.passage_id)}: {grade}")
+        rated = found.ratings.get(passage.passage_id, "")
+        out.print(f"  {candidate.rank:2d}. {escape(passage.passage_id)}: {grade}{f'  ({rated})' if rated else ''}")
     for e in found.examples:
         moved = " (relabelled)" if e.relabelled else ""
         out.print(
@@ -453,6 +477,11 @@ def version() -> None:
     out.print(tokay.__version__)
 
 
+def _interrupted() -> int:
+    err.print("interrupted; the same command goes on where this one stopped")
+    return 130
+
+
 def main() -> None:
     """Entry point: errors that the user can mend are one line and exit code 1."""
     try:
@@ -461,8 +490,11 @@ def main() -> None:
         err.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on where this one stopped")
-        sys.exit(130)
+        sys.exit(_interrupted())
+    except SystemExit as stop:
+        if stop.code == 130:  # typer made it of a KeyboardInterrupt
+            _interrupted()
+        raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import heapq
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from tokay.evaluate.verdict import (
     systems_of,
 )
 from tokay.examples import make_examples
+from tokay.llm.client import base_url
 from tokay.llm.estimate import Estimate, count, money
 from tokay.llm.ledger import LEDGER, spent_in
 from tokay.llm.open import forget_models
@@ -78,6 +80,9 @@ CODE: dict[str, tuple[str, ...]] = {
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
 
 
+FEW_STEPS = 10
+"""Steps below which training hardly moves the weights."""
+
 TRIAL = 20
 """Passages after which a paid run's estimate is corrected by what they took."""
 
@@ -109,6 +114,7 @@ class Plan:
     answered: int
     spent: float
     budget: float
+    where: str
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -127,29 +133,37 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
-        if self.paid:
-            said += self.costs()
-        elif not self.llm.startswith("recorded"):
-            said.append(f"{self.llm} is asked on this machine: no text leaves it, and nothing is paid")
-        if not self.llm.startswith("recorded"):
-            said.append(
-                f"{LEDGER} in the run folder keeps every request and answer, for you alone to read: it holds the text "
-                f"of those passages ('tokay ledger purge' empties it)"
-            )
         return said
+
+    def consent(self) -> list[str]:
+        """What asking the LLM takes and what leaves the machine, in words; nothing where it is a recording."""
+        if self.llm.startswith("recorded"):
+            return []
+        said = self.costs() if self.paid else [f"{self.llm} is asked on this machine: nothing leaves it or is paid"]
+        return [
+            *said,
+            f"{LEDGER} in the run folder keeps every request and answer, for you alone to read: it holds text of your "
+            f"documents ('tokay ledger purge' empties it)",
+        ]
 
     def costs(self) -> list[str]:
         """What is asked of the LLM, in words."""
         currency = self.estimate.table.currency
         said = [*self.estimate.lines(), *([self.assumes] if self.assumes else [])]
         if self.answered:
+            price = f", for {money(self.spent)} {currency}" if self.spent else ""
             said.append(
-                f"{self.answered:,} requests of this run are answered already, for {money(self.spent)} {currency}; "
+                f"{self.answered:,} requests of this run are answered already{price}; "
                 f"what is among them is not asked again"
             )
         if self.budget:
             said.append(f"budget: {money(self.budget)} {currency}; the run stops before it would be passed")
-        return [*said, f"the text of those passages goes to {', '.join(self.estimate.prices)}"]
+        own = ", your own queries" if self.queries else ""
+        return [
+            *said,
+            f"to {', '.join(self.estimate.prices)} at {self.where} goes the text of the sampled passages{own}, and of "
+            f"every passage that is a candidate for a query, be it sampled or not",
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +224,17 @@ def run_distillation(
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if settings.log and settings.llm.startswith("recorded"):
+        raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
+    if settings.log:
+        next(iter(read_log(Path(settings.log))))
+    if settings.queries or settings.qrels:
+        check_labels(settings.queries, settings.qrels)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="tokay-") as folder, Run(Path(folder, "run"), writable=True) as run:
             annotator = annotator_of(settings, run.path, to_ask=False)
             _Distillation(settings, run, source, annotator, base, progress).dry_run()
         return None
-    if settings.log and settings.llm.startswith("recorded"):
-        raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
-    if settings.queries or settings.qrels:
-        check_labels(settings.queries, settings.qrels)
     with Run(out, writable=True) as run:
         annotator = annotator_of(settings, run.path)
         run.write_settings(to_toml(settings))
@@ -309,13 +325,15 @@ class _Distillation:
         self.progress = _Numbered(progress, 9 + sum(extra))
         self.done: list[str] = []
         self.confirmed = False
+        self.consented = False
         self.ask: Callable[[Plan], bool] = lambda plan: False
         self.shown: Plan  # set by ``show_plan``
 
     def dry_run(self) -> None:
         self.corpus()
         self.split()
-        for line in self.plan().lines():
+        plan = self.plan()
+        for line in [*plan.lines(), *plan.consent()]:
             self.progress.say(line)
 
     def run(self, confirm: Callable[[Plan], bool] | None) -> Distilled:
@@ -440,6 +458,7 @@ class _Distillation:
             answered=sum(row.answers for row in spent),
             spent=sum(row.price or 0.0 for row in spent),
             budget=self.settings.budget,
+            where=base_url(self.settings.llm_url),
         )
 
     def estimate(self, sampled: Sequence[str], own: Sequence[Query], *, judging: bool = True) -> Estimate:
@@ -473,11 +492,16 @@ class _Distillation:
         self.shown = self.plan()
         for line in self.shown.lines():
             self.progress.say(line)
+        self.consented = False
         self.confirmed = not self.shown.paid
         self.ask = confirm or (lambda plan: False)
 
     def before_paying(self) -> None:
-        """The first line of a stage that asks the LLM."""
+        """The first line of a stage that asks the LLM: says what that takes, once, and asks whether to go on."""
+        if not self.consented:
+            for line in self.shown.consent():
+                self.progress.say(line)
+        self.consented = True
         self.confirmed = self.confirmed or self.ask(self.shown)
         if not self.confirmed:
             raise TokayError("nothing was asked of the LLM: the plan was not confirmed (--yes confirms it)")
@@ -578,7 +602,7 @@ class _Distillation:
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
-            tried = {str(c): v for c, v in quality.items()}
+            tried = {str(c): v for c, v in quality.items() if not math.isnan(v)}
             out.write_json("cut", {"base": self.settings.base, "cut": cut, "ndcg@10": tried})
             count = self.store.rows("corpus", "passages")
             self.progress.start(f"base: passages at {cut} tokens", count)
@@ -700,10 +724,18 @@ class _Distillation:
         self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
 
     def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
+        from tokay.train.batches import steps_of
         from tokay.train.embedder import distil_base
 
         if len(rows) < 2:
             raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
+        settings = self.settings.train
+        steps = steps_of(len(rows), batch_size=settings.batch_size, epochs=settings.epochs)
+        if steps < FEW_STEPS:
+            self.progress.say(
+                f"only {steps} steps of training ({len(rows)} rows in batches of {settings.batch_size}): expect "
+                f"little; write more queries, or try --set train.batch_size=16"
+            )
         needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
         texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
         log, folder = out.path / "metrics.jsonl", out.path / "model"

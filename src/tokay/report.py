@@ -174,10 +174,8 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
         "difference (95 %)",
         "p",
     ]
-    detectable = verdict["primary"]["detectable"]
     return (
-        f"<h2>{_e(title)}</h2>{_table(head, rows)}<p>{verdict['queries']} queries can show a difference of "
-        f"{detectable:.3f} "
+        f"<h2>{_e(title)}</h2>{_table(head, rows)}<p>{_e(verdict['can_show'].capitalize())} "
         "(80 % power). Differences: paired randomisation test, bootstrap interval, queries of one passage kept "
         "together. "
         "judged@10: share of the top ten that the LLM graded; what it did not grade counts as not relevant, so a low "
@@ -188,7 +186,9 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
 
 def _labels(run: Run) -> str:
     verdict = run.read_json("labels", "verdict")
-    return _systems("Your own queries", verdict) + f"<p><b>{_e(verdict['sentence'])}</b></p>"
+    dropped = ", ".join(f"{count} {name}" for name, count in verdict["dropped"].items() if count)
+    unused = f"<p>Not used: {_e(dropped)}.</p>" if dropped else ""
+    return _systems("Your own queries", verdict) + f"<p><b>{_e(verdict['sentence'])}</b></p>{unused}"
 
 
 # -- where the data came from ---------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def _funnel(run: Run) -> str:
         ("queries that something answers", sum(examples.values())),
         ("training rows", examples["train"]),
         ("rows that choices were made on", examples["dev"]),
-        ("answers that could not be used", len(failures)),
+        ("queries and answers that were not used", len(failures)),
     ]
     most = max(count for _, count in counts) or 1
     rows = [
@@ -267,8 +267,8 @@ def _flagged(run: Run) -> str:
 
 
 def _reason(reason: str) -> str:
-    """A failure's reason without its figures, for counting."""
-    return reason.split("(")[0].strip()
+    """A failure's reason without its figures and names, for counting."""
+    return re.split(r"[(':]", reason)[0].strip()
 
 
 def _examples_section(run: Run) -> str:
@@ -294,7 +294,8 @@ def _trace(trace: Trace) -> str:
             *(["positive"] if example and passage.passage_id == example.positive_id else []),
             *(["hard negative"] if example and passage.passage_id in example.negative_ids else []),
         ]
-        text = f"{_e(passage.passage_id)} <small>{_e(', '.join(roles))}</small>"
+        rated = trace.ratings.get(passage.passage_id, "")
+        text = f"{_e(passage.passage_id)} <small>{_e(', '.join([*roles, *([rated] if rated else [])]))}</small>"
         graded.append(
             [
                 f'<span class="grade">{mark}</span>',
@@ -384,15 +385,22 @@ def _comparison(trace: Trace, gain: float, hits: dict[tuple[str, str], list[Hit]
     )
 
 
+def _in_running_order(run: Run) -> list[tuple[str, Any]]:
+    """Stages as they follow on each other; the finishing times of one second do not tell."""
+    order = "corpus split generate vectors initial mine judge examples train evaluate labels refit relabel".split()
+    manifest = run.manifest()
+    return [(name, manifest[name]) for name in order if name in manifest]
+
+
 def _settings(run: Run) -> str:
     cut = run.read_json("vectors", "cut")
     toml = (run.path / "run.toml").read_text(encoding="utf-8")
-    tried = ", ".join(f"{tokens} tokens: {value:.3f}" for tokens, value in cut["ndcg@10"].items())
-    seconds = [[_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])] for name, entry in run.manifest().items()]
+    tried = ", ".join(f"{tokens} tokens: {value:.3f}" for tokens, value in cut["ndcg@10"].items()) or "not tried"
+    seconds = [[_e(name), f"{entry['seconds']:.1f} s", _e(entry["finished"])] for name, entry in _in_running_order(run)]
     return (
         f"<h2>How it was made</h2><p>Texts are cut at {cut['cut']} tokens, for base and tuned alike; nDCG@10 of "
         f"the base on "
         f"training-side queries against a sample of passages: {_e(tried)}.</p>"
-        f"{_table(['stage', 'took', 'finished'], sorted(seconds, key=lambda r: r[2]))}"
+        f"{_table(['stage', 'took', 'finished'], seconds)}"
         f"<details><summary>run.toml</summary><pre>{_e(toml)}</pre></details>"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tokay.errors import TokayError
 from tokay.llm.ledger import Answer, Ledger
-from tokay.records import Candidate, Example, Judgment, Passage, Query
+from tokay.records import Candidate, Example, Judgment, Passage, Query, Rating
 from tokay.store import Run
 
 
@@ -17,7 +17,8 @@ from tokay.store import Run
 class Trace:
     """All records of one query. ``candidates`` are in rank order; a missing judgment means unjudged.
 
-    ``answers`` are what the LLM said, as it said it: where each stands, and its text.
+    ``answers`` are what the LLM said, as it said it: where each stands, and its text. ``ratings`` say, by passage, what
+    each judge's number for it was: in an answer, passages are numbered in a shuffled order.
     """
 
     query: Query
@@ -25,6 +26,7 @@ class Trace:
     candidates: tuple[tuple[Candidate, Passage, Judgment | None], ...]
     examples: tuple[Example, ...]
     answers: tuple[tuple[str, str], ...]
+    ratings: Mapping[str, str]
 
     @property
     def example(self) -> Example | None:
@@ -61,9 +63,13 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
         (j.query_id, j.passage_id): j for j in run.table("judge", "judgments", Judgment) if j.query_id in queries
     }
     examples: dict[str, list[Example]] = {query_id: [] for query_id in queries}
-    for e in run.table("examples", "examples", Example):
+    for e in run.table("examples", "examples", Example) if run.is_done("examples") else ():
         if e.query_id in examples:
             examples[e.query_id].append(e)
+    ratings: dict[str, dict[str, list[str]]] = {query_id: {} for query_id in queries}
+    for r in run.table("judge", "ratings", Rating):
+        if r.query_id in ratings and not r.judge.startswith("best-"):
+            ratings[r.query_id].setdefault(r.passage_id, []).append(f"{r.judge} {r.value:.4g}")
     needed = {q.seed_id for q in queries.values()} | {c.passage_id for found in candidates.values() for c in found}
     passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage) if p.passage_id in needed}
     traces = []
@@ -81,6 +87,7 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
                     candidates=tuple(found),
                     examples=tuple(examples[query.query_id]),
                     answers=tuple((place, answer_of(place, query, found)) for place in places),
+                    ratings={passage_id: ", ".join(said) for passage_id, said in ratings[query.query_id].items()},
                 )
             )
     return traces

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -58,6 +59,8 @@ def encode_corpus(
 
 def choose_cut(quality: Mapping[int, float]) -> int:
     """The shortest cut within ``MARGIN`` of the best."""
+    if len(quality) == 1:
+        return next(iter(quality))
     best = max(quality.values())
     return min(cut for cut, value in quality.items() if value >= best - MARGIN)
 
@@ -80,11 +83,11 @@ def try_cuts(
         progress: advanced by the number of texts.
 
     Returns:
-        Cut -> nDCG@10; a single 0.0 when there is no query to measure on.
+        Cut -> nDCG@10; a single NaN when there is nothing to choose or to measure on.
     """
     cuts = sorted({min(cut, embedder.config.max_tokens) for cut in cuts})
     if not queries or len(cuts) == 1:
-        return {cuts[0]: 0.0}
+        return {cuts[0]: math.nan}
     sample = _sample(passages, {q.seed_id for q in queries})
     ids = [p.passage_id for p in sample]
     known = set(ids)

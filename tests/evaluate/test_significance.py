@@ -72,9 +72,9 @@ def test_sentences() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(300) / 2
     better = sentence(compare(base + 0.1 + rng.normal(0, 0.1, 300), base), "tuned")
-    assert better.startswith("tuned is better by 0.1")
+    assert better.startswith("tuned is better than the base by 0.1")
     assert "p < 0.001" in better
-    assert sentence(compare(base - 0.1, base), "tuned").startswith("tuned is worse by 0.100 ± 0.000")
+    assert sentence(compare(base - 0.1, base), "tuned").startswith("tuned is worse than the base by 0.100 ± 0.000")
 
 
 def test_too_little_to_compare() -> None:

@@ -363,6 +363,15 @@ def _scorer(name: str) -> Callable[[Sequence[tuple[str, str]]], Awaitable[Sequen
     return score
 
 
+def chosen_judge(settings: JudgeSettings, abilities: Abilities) -> str:
+    """The judge and why it is that one, in words."""
+    if settings.by != "auto":
+        return f"{settings.by}, as asked for"
+    if abilities.likelihood:
+        return "gecko, since the model gives log-probabilities of prompts"
+    return "listwise, since the model gives no log-probabilities of prompts"
+
+
 def make_judge(settings: JudgeSettings, abilities: Abilities, strong: LanguageModel | None = None) -> Judge:
     """The judge that the settings name, or that the model's abilities suggest.
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tokay.annotate import prompts
 from tokay.annotate.asking import Failed, ask
 from tokay.annotate.generate import GENERATE_TOKENS, QUERY_ANSWER, queries_from, without_twins
-from tokay.annotate.judge import make_judge
+from tokay.annotate.judge import chosen_judge, make_judge
 from tokay.annotate.wishes import wishes_of
 from tokay.errors import TokayError
 from tokay.llm.door import LanguageModel
@@ -164,7 +164,7 @@ class LiveAnnotator:
             chat, strong = models(self.name), models(self._judge.strong_llm or self.name)
             abilities = await chat.abilities()
             judge = make_judge(self._judge, abilities, strong)
-            progress.say(f"judge: {judge.version}")
+            progress.say(f"judge: {chosen_judge(self._judge, abilities)}")
             for note in abilities.notes:
                 progress.say(f"{self.name}: {note}")
 

@@ -91,7 +91,7 @@ def compare(
     )
 
 
-def sentence(comparison: Comparison, name: str) -> str:
+def sentence(comparison: Comparison, name: str, *, against: str = "the base") -> str:
     """The verdict in words: better, worse, or not distinguishable and what would be."""
     c = comparison
     p = "p < 0.001" if c.p_value < 0.001 else f"p = {c.p_value:.3f}"
@@ -100,14 +100,19 @@ def sentence(comparison: Comparison, name: str) -> str:
     if c.p_value < 0.05 and (c.low > 0 or c.high < 0):
         word = "better" if c.difference > 0 else "worse"
         return (
-            f"{name} is {word} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to "
+            f"{name} is {word} than {against} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to "
             f"{c.mean_a:.3f}; {interval}; {p})"
         )
-    return (
-        f"{name} is not distinguishable from the base: {c.difference:+.3f} nDCG@10 ({interval}; {p}); "
-        f"{c.queries} queries "
-        f"can show a difference of {c.detectable:.3f}"
+    return f"{name} is not distinguishable from {against}: {c.difference:+.3f} nDCG@10 ({interval}; {p}); " + can_show(
+        c
     )
+
+
+def can_show(comparison: Comparison) -> str:
+    """The smallest difference that these queries can show, in words."""
+    if not comparison.detectable:
+        return f"both rank all {comparison.queries} queries alike"
+    return f"{comparison.queries} queries can show a difference of {comparison.detectable:.3f}"
 
 
 def _by_group(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.evaluate.metrics import METRICS, evaluate_run, judged_share
-from tokay.evaluate.significance import Comparison, compare, sentence
+from tokay.evaluate.significance import Comparison, can_show, compare, sentence
 from tokay.records import Hit, Judgment, Query, Score
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Ranking, as_run, choose_weight, fuse
@@ -151,10 +151,11 @@ def judge_systems(
             row["comparison"] = dataclasses.asdict(comparison)
     full = max(system.dim for system in systems)
     primary = _compare(values, ("tuned", full), ("base", full), groups, settings)
-    fused = _compare(values, ("tuned+BM25", full), ("base", full), groups, settings)
+    fused = _compare(values, ("tuned+BM25", full), ("base+BM25", full), groups, settings)
     return scores, {
         "sentence": sentence(primary, "tuned"),
-        "sentence_with_bm25": sentence(fused, "tuned+BM25"),
+        "sentence_with_bm25": sentence(fused, "tuned+BM25", against="base+BM25"),
+        "can_show": can_show(primary),
         "better": primary.low > 0 and primary.p_value < 0.05,
         "primary": dataclasses.asdict(primary),
         "queries": len(qrels),

@@ -43,6 +43,11 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
+def base_url(url: str) -> str:
+    """Where requests go: ``url``, else ``$OPENAI_BASE_URL``, else OpenAI."""
+    return (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+
+
 def endpoint(url: str) -> tuple[str, str]:
     """Base URL (``url``, else ``$OPENAI_BASE_URL``, else OpenAI) and ``$OPENAI_API_KEY``, which local servers need not.
 
@@ -52,7 +57,7 @@ def endpoint(url: str) -> tuple[str, str]:
         MissingExtra: httpx2 is not installed.
     """
     httpx2 = _httpx2()
-    base = (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+    base = base_url(url)
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     try:
         parsed = httpx2.URL(base)
