@@ -402,3 +402,9 @@ def test_an_interrupt_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(tokay, "open_run", interrupted)
     assert call("report", "runs/x") == 130
     assert "the same command goes on where this one stopped" in capsys.readouterr().err
+
+
+def test_the_version_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--version",), ("version",)):
+        assert call(*words) == 0
+        assert capsys.readouterr().out.strip() == tokay.__version__

@@ -100,14 +100,19 @@ class Screen:
         return confirm
 
 
-@app.callback(no_args_is_help=True)
-def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Turn your documents and any LLM into an embedder that is measurably better on your own search."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         out.print(tokay.__version__)
         raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Turn your documents and any LLM into an embedder that is measurably better on your own search."""
 
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make or to go on with.")]
