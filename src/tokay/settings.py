@@ -193,7 +193,7 @@ class TrainSettings(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="none: it gained nothing and took a quarter more time on a CPU (docs/log.md)"
     )
-    freeze_embeddings: bool = Field(True, description="leave the token table alone: faster, and forgets less")
+    freeze_embeddings: bool = Field(True, description="leave the token table alone: our choice, not yet measured")
     soup: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="weight of the tuned model against its base")
     seed: int = 0
 
