@@ -30,7 +30,7 @@ from tokay.store import Run
 from tokay.train.embedder import interpolate, matryoshka_dims, train_embedder
 from tokay.vectors import with_cut
 
-PLAIN = {"learning_rate": 5e-5, "batch_size": 64, "epochs": 2, "warmup": 0.0, "same_tower": False}
+PLAIN = {"learning_rate": 5e-5, "batch_size": 64, "epochs": 2, "warmup": 0.0, "same_tower": "never"}
 SEEDS = {"relabel": False}
 
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -38,7 +38,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prototype, no dropout": ({**PLAIN, "dims": (), "mask_false_negatives": False}, SEEDS),
     "default": ({}, {}),
     "seeds as positives, no mask": ({"mask_false_negatives": False}, SEEDS),
-    "same tower": ({"same_tower": True}, {}),
+    "same tower": ({"same_tower": "always"}, {}),
     "one hard negative (last)": ({}, {"negatives": 1}),
     "one hard negative (random)": ({}, {"negatives": 1, "negative_choice": "random"}),
     "Gecko's format": ({"format": "gecko"}, {}),

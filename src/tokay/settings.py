@@ -167,8 +167,9 @@ class RelabelSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The embedder's training. The paper publishes no batch size, temperature, rate or number of steps."""
+    """The embedder's training. Gecko publishes no batch size, temperature, rate, number of steps or mixture weights."""
 
+    # what is read
     format: Literal["auto", "none", "gecko", "base"] = Field(
         "auto", description="input format; auto: the base's own prompts, else none (docs/log.md)"
     )
@@ -176,25 +177,85 @@ class TrainSettings(_Section):
         0,
         description="cut of every text, base and tuned alike; 0: chosen on the training side among 128 and 256",
     )
+    mixture: str = Field("", description="TOML file with further sources of rows (docs/mixture.md)")
+    batching: Literal["one-source", "mixed"] = Field(
+        "one-source", description="of a mixture; one source a batch, as in Gemini Embedding (2503.07891)"
+    )
+
+    # how long
     epochs: Annotated[int, Field(ge=0, le=1000)] = 2
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; 64 and 256 were no better (docs/log.md)")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="2e-4 was worse (docs/log.md)")
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
-    same_tower: bool = Field(
-        False,
-        description="other queries as negatives, a term of Gecko's loss; no gain here, so off (docs/log.md)",
+    patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="stop after so many looks at the dev queries without a better nDCG@10; 0: never, and never look"
     )
-    mask_false_negatives: bool = True
+    look_every: Annotated[int, Field(ge=1)] = Field(10, description="steps between two looks at the dev queries")
+    find_rate: bool = Field(False, description="choose the learning rate by a short sweep first (Smith 2015)")
+
+    # the loss
+    temperature: Annotated[float, Field(gt=0)] = Field(0.05, description="the loss divides cosines by it")
+    same_tower: Literal["symmetric", "always", "never"] = Field(
+        "symmetric",
+        description="other queries as negatives, a term of Gecko's loss: for symmetric sources, as its successors have "
+        "it; no gain on documents (docs/log.md)",
+    )
+    mask_false_negatives: bool = Field(True, description="passages judged to answer a row are no negatives of it")
+    false_negative_margin: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="nor are those that score above the positive by more than this cosine; Qwen3: 0.1; 0: off"
+    )
+    all_negatives: bool = Field(False, description="every row sees every row's hard negatives; Gecko: its own alone")
+    hardness: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight exp(a cos) of a row's own hard negatives; EmbeddingGemma: a = 5; 0: off"
+    )
+    spread_out: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of the spread-out regulariser, as in EmbeddingGemma; 0: off"
+    )
+    distil: Literal["none", "kl", "margin"] = Field(
+        "none", description="learn the judge's grades too: KL over a row's candidates, or MarginMSE"
+    )
+    distil_weight: Annotated[float, Field(ge=0)] = 1.0
+    distil_candidates: Annotated[int, Field(ge=2, le=100)] = Field(
+        4, description="candidates of a row that distillation encodes: its positive, and others by grade and chance"
+    )
+    distil_temperature: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="softens grades to probabilities: softmax(grade / T)"
+    )
     dims: tuple[int, ...] = Field(
         (384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out"
     )
+    dim_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="of these widths, in their order; empty: equal. Gecko publishes none"
+    )
+
+    # what is trained
+    adapter: Literal["full", "lora"] = "full"
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    freeze_embeddings: bool = Field(True, description="leave the token table alone: our choice, not yet measured")
+    freeze_layers: Annotated[int, Field(ge=0)] = Field(0, description="leave the first so many layers alone")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="none: it gained nothing and took a quarter more time on a CPU (docs/log.md)"
     )
-    freeze_embeddings: bool = Field(True, description="leave the token table alone: our choice, not yet measured")
-    soup: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="weight of the tuned model against its base")
+
+    # against forgetting
+    soup: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="weight of the tuned model against its base; auto: the smallest that the dev queries allow"
+    )
+    merge: Literal["lerp", "slerp"] = Field("lerp", description="along a line (WiSE-FT) or an arc (Qwen3)")
+    runs: Annotated[int, Field(ge=1, le=16)] = Field(1, description="runs with seeds of their own, averaged (soup)")
+
+    # how it is computed
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the processor multiplies it natively, else fp32"
+    )
+    tokens_kept: Annotated[int, Field(ge=0)] = Field(
+        16_384, description="whose activations are kept from the first pass; the rest is computed twice (GradCache)"
+    )
+    gradient_checkpointing: bool = False
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(5.0, description="between two checkpoints; 0: none")
+    track: Literal["", "trackio", "wandb", "tensorboard"] = Field("", description="beside metrics.jsonl")
     seed: int = 0
 
 

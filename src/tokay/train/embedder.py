@@ -70,7 +70,7 @@ def train_embedder(
             contrastive,
             target=batch.target.to(vectors.device),
             allowed=batch.allowed.to(vectors.device),
-            allowed_queries=batch.allowed_queries.to(vectors.device) if settings.same_tower else None,
+            allowed_queries=batch.allowed_queries.to(vectors.device) if settings.same_tower == "always" else None,
             temperature=settings.temperature,
         )
         return matryoshka(loss, queries, passages, dims=embedder.config.dims or (embedder.width,))
@@ -145,5 +145,5 @@ def distil_base(
             average = step.loss if not step.step else 0.9 * average + 0.1 * step.loss
             file.write(json.dumps({"step": step.step, "loss": step.loss, "learning_rate": step.learning_rate}) + "\n")
             progress.advance(note=f"loss {average:.3f}, {seen / (time.perf_counter() - began):.0f} examples/s")
-    interpolate(tuned, base, settings.soup)
+    interpolate(tuned, base, 1.0 if settings.soup == "auto" else settings.soup)
     tuned.save(folder)
