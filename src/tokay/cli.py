@@ -273,6 +273,33 @@ def relabel(
     out.print(f"labels: {escape(str(out_folder))}/relabel/beir   report: {escape(str(out_folder))}/report.html")
 
 
+@app.command("pretrain-pairs")
+def pretrain_pairs(
+    documents: Annotated[
+        list[str],
+        typer.Argument(
+            help="Corpora, as for 'tokay distill', and tables of pairs (.jsonl, .csv, .tsv, .parquet, hf:DATASET) with "
+            "a column query, question or anchor and a column positive, answer, body or text."
+        ),
+    ],
+    out_file: Annotated[Path, typer.Option("--out", help="The .parquet file to write: query, positive, kind, source.")],
+    repeats: Annotated[
+        int, typer.Option(min=1, help="A title over more different texts than that says too little and is dropped.")
+    ] = 3,
+) -> None:
+    """Collect pairs for pre-finetuning: titles and texts, questions and answers, signatures and docstrings."""
+    from tokay.pairs import write_pairs
+
+    screen = Screen()
+    with screen.bars:
+        tally = write_pairs(documents, out_file, repeats=repeats, progress=screen)
+    for kind, count in tally.kinds.most_common():
+        out.print(f"{count:10,} pairs of kind {kind}")
+    for reason, count in tally.dropped.most_common():
+        out.print(f"{count:10,} dropped: {escape(reason)}")
+    out.print(f"pairs: {escape(str(out_file))}", soft_wrap=True)
+
+
 def _retrievers(words: str) -> list[str]:
     """What ``--candidates`` names; the settings check the names."""
     return ["base", "initial", "bm25"] if words == "union" else [word.strip() for word in words.split(",")]
