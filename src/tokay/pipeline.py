@@ -1,6 +1,6 @@
 """The running order: documents in, a better embedder and its proof out. One stage after another, nothing else.
 
-corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate (-> labels, refit) -> report
+corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate (-> labels, refit) -> model
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import functools
 import hashlib
 import heapq
 import itertools
+import json
 import math
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +64,7 @@ from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Ranking
 from tokay.searchlog import TASK, answered_by, read_log
-from tokay.settings import ExampleSettings, Settings, resolve, to_toml
+from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
 from tokay.store import Run, StageOutput, fingerprint
 
@@ -76,6 +79,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "relabel": ("tokay.relabel", "tokay.records"),
     "train": ("tokay.train", "tokay.models"),
     "evaluate": ("tokay.evaluate", "tokay.search", "tokay.models", "tokay.vectors", "tokay.records"),
+    "model": ("tokay.train.card", "tokay.models"),
 }
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
 
@@ -88,6 +92,9 @@ TRIAL = 20
 
 FAR_OFF = 0.2
 """Share by which the corrected estimate may differ from the one that was confirmed."""
+
+DEV_PASSAGES = 1000
+"""Passages among which dev queries search, beside those that are judged for one of them."""
 
 POOL = 256
 """Passages that stand for queries and candidates in an estimate."""
@@ -322,7 +329,7 @@ class _Distillation:
         self.base_folder = base
         self.base_print = fingerprint(base)
         extra = (bool(settings.qrels), settings.refit, "initial" in settings.mine.retrievers)
-        self.progress = _Numbered(progress, 9 + sum(extra))
+        self.progress = _Numbered(progress, 10 + sum(extra))
         self.done: list[str] = []
         self.confirmed = False
         self.consented = False
@@ -357,6 +364,7 @@ class _Distillation:
             self.labels()
         if self.settings.refit:
             self.refit()
+        self.model()
         self.progress.say(f"report: {write_report(self.store)}")
         verdict = self.store.read_json("evaluate", "verdict")
         return Distilled(self.store.path, model_folder(self.store), verdict, tuple(self.done))
@@ -619,10 +627,10 @@ class _Distillation:
             from tokay.models.embedder import Embedder
 
             rows = make_examples(self.queries(), (), (), self.parts(), ExampleSettings())
-            self.train_on([row for row in rows if row.part == "train"], out)
+            self.train_on([row for row in rows if row.part == "train"], out, name="initial")
             self.encode_tuned(Embedder.load(out.path / "model"), out)
 
-        key = {**settings.model_dump(mode="json"), "base": self.base_print}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print, "mixture": self.mixture_print}
         self.stage("initial", work, settings=key, reads=("corpus", "split", "generate", "vectors"), code="train")
 
     def mine(self) -> None:
@@ -718,28 +726,56 @@ class _Distillation:
 
         def work(out: StageOutput) -> None:
             rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
-            self.train_on(rows, out)
+            self.train_on(rows, out, name="train")
 
-        key = {**settings.model_dump(mode="json"), "base": self.base_print}
+        key = {**settings.model_dump(mode="json"), "base": self.base_print, "mixture": self.mixture_print}
         self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
 
-    def train_on(self, rows: Sequence[Example], out: StageOutput) -> None:
-        from tokay.train.batches import steps_of
-        from tokay.train.embedder import distil_base
+    def train_on(self, rows: Sequence[Example], out: StageOutput, *, name: str) -> None:
+        from tokay.train.embedder import draw_of
+        from tokay.train.tune import tune
 
+        settings = self.settings.train
         if len(rows) < 2:
             raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
-        settings = self.settings.train
-        steps = steps_of(len(rows), batch_size=settings.batch_size, epochs=settings.epochs)
+        sources = [run_source(rows, self.passages(), settings), *self.mixture]
+        steps = draw_of(sources, settings).steps()
         if steps < FEW_STEPS:
             self.progress.say(
                 f"only {steps} steps of training ({len(rows)} rows in batches of {settings.batch_size}): expect "
                 f"little; write more queries, or try --set train.batch_size=16"
             )
-        needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
-        texts = {p.passage_id: (p.title, p.text) for p in self.passages() if p.passage_id in needed}
-        log, folder = out.path / "metrics.jsonl", out.path / "model"
-        distil_base(self.base(), rows, texts, self.settings.train, folder=folder, log=log, progress=self.progress)
+        tune(
+            self.base(),
+            sources,
+            settings,
+            model=out.path / "model",
+            logs=out.path,
+            checkpoints=self.store.path / "checkpoints" / name,
+            progress=self.progress,
+            dev=self.dev_set() if settings.soup == "auto" or settings.patience else None,
+            base_name=self.settings.base,
+            base_print=self.base_print,
+            drop_others=True,
+        )
+
+    @functools.cached_property
+    def mixture(self) -> Sequence[Any]:
+        """Sources beside the run's own rows."""
+        from tokay.train.mixture import read_mixture
+
+        path = self.settings.train.mixture
+        return read_mixture(Path(path), seed=self.settings.train.seed) if path else ()
+
+    @property
+    def mixture_print(self) -> str:
+        from tokay.train.tune import identity_of
+
+        return identity_of("", self.mixture, self.settings.train) if self.mixture else ""
+
+    def dev_set(self) -> Any:
+        """The dev queries that somebody judged, over the passages that matter to them and some that do not."""
+        return dev_set_of(self.store, self.queries(), relevant_grade=self.settings.evaluate.relevant_grade)
 
     def refit(self) -> None:
         """The same recipe on the queries of all documents; the verdict stays that of the model before."""
@@ -748,13 +784,14 @@ class _Distillation:
             from tokay.models.embedder import Embedder
 
             rows = self.rows_of(None)
-            self.train_on(list(rows), out)
+            self.train_on(list(rows), out, name="refit")
             self.encode_tuned(Embedder.load(out.path / "model"), out)
 
         key = {
             **self.settings.train.model_dump(mode="json"),
             **self.settings.examples.model_dump(mode="json"),
             "base": self.base_print,
+            "mixture": self.mixture_print,
         }
         self.stage(
             "refit",
@@ -878,6 +915,35 @@ class _Distillation:
         }
         self.stage("labels", work, settings=key, reads=("corpus", "vectors", "train", "evaluate"), code="evaluate")
 
+    def model(self) -> None:
+        """The model that the verdict recommends, under one name, with its card."""
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.embedder import Embedder
+            from tokay.train.card import card
+
+            verdict = self.store.read_json("evaluate", "verdict")
+            if verdict["use"] == "base":
+                self.base().save(out.path)
+                return
+            made = self.store.path / ("refit" if self.store.is_done("refit") else "train")
+            shutil.copytree(made / "model", out.path, copy_function=_link, dirs_exist_ok=True)
+            data = (
+                f"queries that {self.settings.llm} wrote for passages of {self.settings.documents}, and its judgments"
+            )
+            text = card(
+                json.loads((made / "tuned.json").read_text(encoding="utf-8")),
+                self.settings.train,
+                data=data,
+                dims=Embedder.load(out.path).config.dims,
+                verdict=verdict,
+            )
+            (out.path / "README.md").write_text(text, encoding="utf-8")
+
+        reads = ["train", "evaluate", *(["refit"] if self.store.is_done("refit") else [])]
+        key = {**self.settings.train.model_dump(mode="json"), "llm": self.settings.llm, "base": self.base_print}
+        self.stage("model", work, settings=key, reads=reads)
+
 
 class _Relabelling(_Distillation):
     """Corpus, the user's labels in place of written queries, then mining and judging as ever, and what came of it."""
@@ -955,9 +1021,48 @@ class _Relabelling(_Distillation):
 
 def model_folder(run: Run) -> Path:
     """The model that the verdict recommends: the refitted or the tuned one, or the base when tuning did not help."""
-    if run.read_json("evaluate", "verdict")["use"] == "base":
-        return find_model(run.read_json("vectors", "cut")["base"])
-    return run.path / ("refit" if run.is_done("refit") else "train") / "model"
+    return run.path / "model"
+
+
+def run_source(rows: Sequence[Example], passages: Iterable[Passage], settings: TrainSettings) -> Any:
+    """A run's training rows as a source, with the texts that the settings make them need."""
+    from tokay.train.mixture import Source
+
+    needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
+    if settings.distil != "none":
+        needed |= {p for e in rows for p in e.candidate_ids}
+    texts = {p.passage_id: (p.title, p.text) for p in passages if p.passage_id in needed}
+    return Source("fret", rows, texts)
+
+
+def dev_set_of(run: Run, queries: Iterable[Query], *, relevant_grade: int) -> Any:
+    """The dev queries that somebody judged, over their candidates, their answers, and ``DEV_PASSAGES`` others.
+
+    None where there are fewer than two.
+    """
+    from tokay.train.dev import DevSet
+
+    asked = [q for q in queries if q.part == "dev"]
+    qrels, _ = qrels_of(asked, run.table("judge", "judgments", Judgment), relevant_grade=relevant_grade)
+    texts = {q.query_id: q.text for q in asked if q.query_id in qrels}
+    if len(texts) < 2:
+        return None
+    needed = {c.passage_id for c in run.table("mine", "candidates", Candidate) if c.query_id in texts}
+    needed |= {p for q in texts for p in qrels[q]}
+    rest = (p.passage_id for p in run.table("corpus", "passages", Passage) if p.passage_id not in needed)
+    needed |= {*heapq.nsmallest(DEV_PASSAGES, rest, key=lambda i: _rank("dev", i))}
+    passages = {
+        p.passage_id: (p.title, p.text) for p in run.table("corpus", "passages", Passage) if p.passage_id in needed
+    }
+    return DevSet(texts, passages, {q: qrels[q] for q in texts})
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the disk has them: a stage's files are never changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def token_counter(folder: Path) -> Callable[[str], int]:

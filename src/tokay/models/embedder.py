@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokay.errors import TokayError
+from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
 from tokay.models.format import InputFormat
 from tokay.models.locate import find_model
 from tokay.progress import Progress, Silent
@@ -67,6 +68,8 @@ class Embedder(nn.Module):
 
         logging.disable_progress_bar()  # of loading weights, onto stderr: the library is silent
         folder = find_model(name_or_path)
+        if is_adapter(folder):
+            return cls._load_adapted(folder, device)
         config, backbone_folder = read_config(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
@@ -76,6 +79,17 @@ class Embedder(nn.Module):
         limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+    @classmethod
+    def _load_adapted(cls, folder: Path, device: str | None) -> Embedder:
+        """The base that an adapter names, with the adapter merged and the adapter's own prompts, cut and widths."""
+        embedder = cls.load(base_of(folder), device=device)
+        embedder.backbone = adapted(embedder.backbone, folder)
+        if (folder / "modules.json").is_file():
+            sizes, _ = read_config(folder)
+            limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
+            embedder.config = dataclasses.replace(sizes, max_tokens=limit, dims=dims_of(folder))
+        return embedder.eval()
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` loads with the same prompts and the same vectors.
@@ -91,6 +105,10 @@ class Embedder(nn.Module):
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.save_pretrained(folder)
+        self.save_sizes(folder)
+
+    def save_sizes(self, folder: Path) -> None:
+        """Write the small files alone: pooling, prompts, cut."""
         write_config(folder, self.config, width=self.width)
 
     def clone(self) -> Embedder:

@@ -90,8 +90,8 @@ def choose_weight(
 ) -> float:
     """The smallest weight of BM25 whose nDCG@10 on these queries is within one standard error of the best.
 
-    The error is that of the paired difference (Breiman et al. 1984, section 3.4.3): a hundred queries show a best
-    weight that is off by more than it gains, and a weight that is too high costs more than one that is too low.
+    A hundred queries show a best weight that is off by more than it gains, and a weight that is too high costs more
+    than one that is too low.
 
     Args:
         dense: rankings of the queries of ``qrels``, in its order.
@@ -105,7 +105,17 @@ def choose_weight(
         run = as_run(fuse(dense, bm25, weight), qrels, ids)
         return np.array(list(evaluate_run(qrels, run)["ndcg@10"].values()))
 
-    found = {weight: quality(weight) for weight in sorted(weights)}
+    return within_one_error({weight: quality(weight) for weight in weights})
+
+
+def within_one_error(found: Mapping[float, NDArray[np.float64]]) -> float:
+    """The smallest setting whose mean is within one standard error of the best (Breiman et al. 1984, section 3.4.3).
+
+    The error is that of the paired difference.
+
+    Args:
+        found: setting -> quality of each query, in one order.
+    """
     best = max(found.values(), key=lambda values: float(values.mean()))
-    short = {weight: best - values for weight, values in found.items()}
+    short = {setting: best - values for setting, values in sorted(found.items())}
     return min(w for w, lacking in short.items() if lacking.mean() <= lacking.std() / np.sqrt(len(lacking)) + 1e-12)

@@ -1,79 +1,167 @@
-"""The one training loop: parameters, a loss and batches. It does not know what it trains."""
+"""The one training loop: parameters, a function that adds gradients, and batches. It does not know what it trains."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tokay.errors import TokayError
+from tokay.train.checkpoints import Checkpoints, State
+from tokay.train.engine import Engine
 
 B = TypeVar("B")
+In = TypeVar("In", contravariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one optimiser step reports."""
+    """What one optimiser step reports; ``dev`` is the figure of a look at the dev queries, where there was one."""
 
     step: int
     loss: float
     learning_rate: float
+    norm: float
     seconds: float
+    dev: float | None = None
 
 
-def rate_at(step: int, *, steps: int, warmup: float) -> float:
-    """Factor on the learning rate: linear from 0 over ``warmup`` of the steps, then linear to 0."""
-    rising = max(1, math.ceil(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return max(0.0, (steps - step) / max(1, steps - rising))
+class Trainee(Protocol[In]):
+    """What is trained. Its part of a step: the loss of a batch and its gradients."""
+
+    module: nn.Module
+
+    def backward(self, batch: In) -> float:
+        """Add this process's part of the gradients of the batch's loss to ``.grad``; return the whole loss."""
+
+    def describe(self, batch: In) -> Mapping[str, Any]:
+        """The batch as JSON values, for people who look at what made a loss fail."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    ``warmup`` is the share of steps with rising rate, ``max_norm`` what gradients are clipped to. ``patience`` looks
+    without a better figure end the training, which then goes back to the best one; 0: no looks. ``look_every`` counts
+    steps.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_norm: float = 1.0
+    patience: int = 0
+    look_every: int = 10
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear from 0 over the warm-up, then linear to 0."""
+        rising = max(1, math.ceil(self.steps * self.warmup))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * max(0.0, (self.steps - step) / max(1, self.steps - rising))
 
 
 def train(
-    module: nn.Module,
-    loss_of: Callable[[B], Tensor],
-    batches: Iterable[B],
+    trainee: Trainee[B],
+    batches: Callable[[int], Iterator[B]],
+    schedule: Schedule,
     *,
-    steps: int,
-    learning_rate: float,
-    warmup: float,
-    weight_decay: float,
-    seed: int,
-    max_norm: float = 1.0,
+    engine: Engine,
+    checkpoints: Checkpoints | None = None,
+    look: Callable[[], float] | None = None,
 ) -> Iterator[Step]:
-    """Run AdamW with linear warm-up and decay over ``batches``, yielding after every step.
+    """Run AdamW over ``batches``, yielding after every step.
 
-    Only parameters with ``requires_grad`` are trained; biases and norms are not decayed. Gradients are clipped to
-    ``max_norm``. Same seed, same batches and same number of threads give the same weights.
+    Only parameters with ``requires_grad`` are trained; biases and norms are not decayed. Same seed, batches, device
+    and number of threads give the same weights, whether or not the training was cut and went on from a checkpoint.
+
+    Args:
+        trainee: what is trained, on the engine's device.
+        batches: from a step on.
+        schedule: how long and how fast.
+        engine: device, precision, processes.
+        checkpoints: where to keep them; an unfinished training that is found there goes on.
+        look: a figure on dev data, higher is better; called in every process.
 
     Raises:
-        TokayError: the loss is not finite.
+        TokayError: the loss is not finite or has diverged; the message says where its batch is.
     """
-    torch.manual_seed(seed)
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
+    torch.manual_seed(schedule.seed)
+    named = {name: p for name, p in trainee.module.named_parameters() if p.requires_grad}
+    trained = list(named.values())
+    optimizer = engine.optimizer(
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in trained if p.ndim > 1], "weight_decay": schedule.weight_decay},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=schedule.learning_rate,
+        )
     )
-    module.train()
-    for step, batch in enumerate(batches):
+    state = State()
+    best: dict[str, Tensor] = {}
+    if checkpoints is not None and (found := checkpoints.newest()):
+        state, best = found.restore(named, optimizer, engine.device)
+    trainee.module.train()
+    for batch in batches(state.step):
         began = time.perf_counter()
+        rate = schedule.rate(state.step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate_at(step, steps=steps, warmup=warmup)
-        loss = loss_of(batch)
-        if not torch.isfinite(loss):
-            raise TokayError(f"the loss is {loss.item()} at step {step}; lower train.learning_rate ({learning_rate})")
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, max_norm)
+            group["lr"] = rate
+        loss = trainee.backward(batch)
+        if not math.isfinite(loss):
+            raise _failed(f"the loss is {loss}", batch, trainee, state, schedule, checkpoints)
+        engine.sum_gradients(trained)
+        norm = engine.clip(trained, schedule.max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield Step(step, loss.item(), optimizer.param_groups[0]["lr"], time.perf_counter() - began)
+        state.add(loss)
+        if state.diverged:
+            what = f"the loss has diverged: it fell to {state.lowest:.3g} and is {state.smoothed:.3g} now"
+            raise _failed(what, batch, trainee, state, schedule, checkpoints)
+        seen = None
+        if look and schedule.patience and (state.step % schedule.look_every == 0 or state.step == schedule.steps):
+            seen = _look(look, trainee.module)
+            state.looks_since = 0 if seen > state.best else state.looks_since + 1
+            if seen > state.best:
+                state.best = seen
+                best = {name: p.detach().clone() for name, p in named.items()}
+        yield Step(state.step - 1, loss, rate, norm, time.perf_counter() - began, seen)
+        if schedule.patience and state.looks_since >= schedule.patience:
+            break
+        if checkpoints is not None and engine.is_main and checkpoints.is_due():
+            checkpoints.save(named, optimizer, state, best)
+    with torch.no_grad():
+        for name, value in best.items():
+            named[name].copy_(value)
+    trainee.module.eval()
+
+
+def _look(look: Callable[[], float], module: nn.Module) -> float:
     module.eval()
+    seen = look()
+    module.train()
+    return seen
+
+
+def _failed(
+    what: str,
+    batch: B,
+    trainee: Trainee[B],
+    state: State,
+    schedule: Schedule,
+    checkpoints: Checkpoints | None,
+) -> TokayError:
+    where = f"; its batch is in {checkpoints.save_batch(trainee.describe(batch))}" if checkpoints is not None else ""
+    return TokayError(
+        f"{what} at step {state.step} of {schedule.steps}{where}; lower train.learning_rate "
+        f"({schedule.learning_rate:g})"
+    )

@@ -1,0 +1,67 @@
+"""A folder with an adapter alone: it names its base, and is refused beside any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tokay.errors import MissingExtra, TokayError
+from tokay.models.layers import weights_print
+
+ABOUT = "tokay_adapter.json"
+"""The base's name, the SHA-256 of its backbone's weights, and the Matryoshka widths."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The base that an adapter was trained on: a name or a folder, as it was given then.
+
+    Raises:
+        TokayError: the folder does not say.
+    """
+    for name, key in ((ABOUT, "base"), ("adapter_config.json", "base_model_name_or_path")):
+        if (folder / name).is_file() and (base := json.loads((folder / name).read_text(encoding="utf-8")).get(key)):
+            return str(base)
+    raise TokayError(f"{folder} is an adapter and does not name its base; add base_model_name_or_path to its config")
+
+
+def dims_of(folder: Path) -> tuple[int, ...]:
+    """The Matryoshka widths that an adapter was trained at; none where it does not say."""
+    if not (folder / ABOUT).is_file():
+        return ()
+    return tuple(json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("dims") or ())
+
+
+def write_about(folder: Path, *, base: str, backbone_print: str, dims: tuple[int, ...]) -> None:
+    """Say which base an adapter belongs to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"base": base, "weights": backbone_print, "dims": dims}, indent=1)
+    (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
+
+
+def adapted(backbone: nn.Module, folder: Path) -> Any:
+    """The backbone with the adapter merged into its weights.
+
+    Raises:
+        TokayError: the adapter belongs to other weights.
+        MissingExtra: peft is not installed.
+    """
+    if (folder / ABOUT).is_file():
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if about["weights"] != (found := weights_print(backbone)):
+            raise TokayError(
+                f"{folder} is an adapter of {about['base']!r} with weights {about['weights'][:12]}…; the base that is "
+                f"there has weights {found[:12]}…. Load it with the base that it was trained on"
+            )
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtra("adapters", "train", "peft") from error
+    return PeftModel.from_pretrained(backbone, folder).merge_and_unload()

@@ -1,0 +1,208 @@
+"""Checkpoints of a training: whole or not there, and never those of another training.
+
+A checkpoint is written into a hidden folder and renamed when all of it is on the disk. ``state.json`` names its files
+with their sizes, so that a damaged one is not taken for a whole one; the one before is kept until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokay.errors import TokayError
+
+STATE = "state.json"
+
+DIVERGED = 3.0
+"""Training has diverged when the smoothed loss stands at so many times its lowest value, and above where it began."""
+
+SMOOTH = 0.9
+"""Of the smoothed loss: how much of it is the one before."""
+
+
+@dataclasses.dataclass
+class State:
+    """What a training remembers beside weights and moments: it is in every checkpoint."""
+
+    step: int = 0
+    smoothed: float = math.nan
+    first: float = math.nan
+    lowest: float = math.inf
+    best: float = -math.inf
+    looks_since: int = 0
+
+    def add(self, loss: float) -> None:
+        """Take in the loss of a step."""
+        self.smoothed = loss if math.isnan(self.smoothed) else SMOOTH * self.smoothed + (1 - SMOOTH) * loss
+        self.first = loss if math.isnan(self.first) else self.first
+        self.lowest = min(self.lowest, self.smoothed)
+        self.step += 1
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss has run away."""
+        return self.smoothed > max(DIVERGED * self.lowest, self.first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One that is whole."""
+
+    path: Path
+
+    def restore(
+        self, named: Mapping[str, nn.Parameter], optimizer: Any, device: torch.device
+    ) -> tuple[State, dict[str, Tensor]]:
+        """Set weights, moments and random numbers; returns the state, and the best weights of a look so far."""
+        from safetensors.torch import load_file
+
+        saved = load_file(self.path / "weights.safetensors")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(saved[name])
+        optimizer.load_state_dict(torch.load(self.path / "optimizer.pt", map_location=device, weights_only=True))
+        random = torch.load(self.path / "random.pt", weights_only=True)
+        torch.set_rng_state(random["cpu"])
+        if device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], device)
+        best_file = self.path / "best.safetensors"
+        best = load_file(best_file, device=str(device)) if best_file.is_file() else {}
+        return State(**json.loads((self.path / STATE).read_text(encoding="utf-8"))["state"]), best
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder of their own.
+
+    Args:
+        folder: made when the first is written.
+        identity: says what is trained on what; a checkpoint of another identity is refused.
+        minutes: between two; 0: none are written.
+        drop_others: a checkpoint of another identity is removed, where the folder is the caller's own.
+    """
+
+    def __init__(self, folder: Path, *, identity: str, minutes: float, drop_others: bool = False) -> None:
+        self.folder = folder
+        self.drop_others = drop_others
+        self.identity = identity
+        self.minutes = minutes
+        self.last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for one."""
+        return self.minutes > 0 and time.monotonic() - self.last >= 60 * self.minutes
+
+    def newest(self) -> Checkpoint | None:
+        """The last whole one.
+
+        Raises:
+            TokayError: it belongs to another training.
+        """
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                entries = json.loads((path / STATE).read_text(encoding="utf-8"))
+                if all((path / name).stat().st_size == size for name, size in entries["files"].items()):
+                    if entries["identity"] != self.identity and self.drop_others:
+                        self.clear()
+                        return None
+                    if entries["identity"] != self.identity:
+                        raise TokayError(
+                            f"{path} is a checkpoint of another training (other model, data or settings); delete "
+                            f"{self.folder} to start anew, or write somewhere else"
+                        )
+                    return Checkpoint(path)
+        return None
+
+    def save(self, named: Mapping[str, nn.Parameter], optimizer: Any, state: State, best: Mapping[str, Tensor]) -> None:
+        """Write one, then drop the older ones.
+
+        Raises:
+            TokayError: the disk is full; the checkpoint before is still there.
+        """
+        final, temporary = self.folder / f"step-{state.step:08d}", self.folder / ".tmp-step"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            self._write(temporary, named, optimizer, state, best)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.replace(final)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise TokayError(
+                f"a checkpoint cannot be written to {self.folder} ({error.strerror or error}); make room and start "
+                "again: the training goes on from the checkpoint before"
+            ) from error
+        for older in sorted(self.folder.glob("step-*"))[:-1]:
+            shutil.rmtree(older)
+        self.last = time.monotonic()
+
+    def _write(
+        self,
+        folder: Path,
+        named: Mapping[str, nn.Parameter],
+        optimizer: Any,
+        state: State,
+        best: Mapping[str, Tensor],
+    ) -> None:
+        from safetensors.torch import save_file
+
+        save_file({name: p.detach().contiguous() for name, p in named.items()}, folder / "weights.safetensors")
+        if best:
+            save_file(dict(best), folder / "best.safetensors")
+        _torch_save(optimizer.state_dict(), folder / "optimizer.pt")
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        _torch_save(random, folder / "random.pt")
+        files = {path.name: path.stat().st_size for path in folder.iterdir()}
+        text = json.dumps({"identity": self.identity, "state": dataclasses.asdict(state), "files": files})
+        with (folder / STATE).open("w", encoding="utf-8") as file:
+            file.write(text)
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def save_batch(self, batch: Mapping[str, Any]) -> Path:
+        """Keep a batch that made the loss fail, as JSON, for people to look at."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "failed-batch.json"
+        path.write_text(json.dumps(batch, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    def clear(self) -> None:
+        """Remove them all: the training is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _torch_save(value: Any, path: Path) -> None:
+    try:
+        torch.save(value, path)
+    except RuntimeError as error:  # how torch's writer reports a full disk
+        raise OSError(str(error)) from error
+
+
+def need_room(folder: Path, bytes_needed: int) -> None:
+    """Stop before the first step when a disk cannot take what the training will write.
+
+    Raises:
+        TokayError: with both figures.
+    """
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < bytes_needed:
+        raise TokayError(
+            f"{folder} has {free / 1e6:,.0f} MB free and this training writes up to {bytes_needed / 1e6:,.0f} MB; make "
+            "room, write somewhere else, or set train.checkpoint_minutes=0"
+        )

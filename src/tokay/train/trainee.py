@@ -1,0 +1,123 @@
+"""An embedder as the loop sees it: a batch of texts in, gradients out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokay.errors import TokayError
+from tokay.models.embedder import Embedder, by_token_budget
+from tokay.train.batches import Batch
+from tokay.train.engine import Engine
+from tokay.train.gradcache import backward
+from tokay.train.objective import Objective
+
+TOKENS_PER_CHUNK = {"cpu": 1024, "cuda": 32_768}
+"""Padded tokens of one forward pass: on a CPU its activations stay in the cache, a GPU has to be filled."""
+
+
+@dataclasses.dataclass
+class Work:
+    """What has been computed so far: texts, their tokens, and with padding; ``twice`` are tokens encoded again."""
+
+    texts: int = 0
+    tokens: int = 0
+    padded: int = 0
+    twice: int = 0
+
+    @property
+    def useful(self) -> float:
+        """Share of the computed tokens that are no padding."""
+        return self.tokens / self.padded if self.padded else 1.0
+
+
+class EmbedderTrainee:
+    """What ``loop.train`` asks of what it trains.
+
+    Args:
+        embedder: on the engine's device.
+        objective: the loss of a batch's vectors.
+        engine: precision and processes.
+        tokens_kept: padded tokens whose activations stay in memory; the rest is computed twice.
+        teacher: whose vectors ``matched`` texts shall keep; needed by batches that have some.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        objective: Objective,
+        engine: Engine,
+        *,
+        tokens_kept: int,
+        teacher: Embedder | None = None,
+    ) -> None:
+        self.embedder = embedder
+        self.module: nn.Module = embedder
+        self.objective = objective
+        self.engine = engine
+        self.tokens_kept = tokens_kept
+        self.teacher = teacher
+        self.work = Work()
+
+    def backward(self, batch: Batch) -> float:
+        """Add this process's part of the gradients of the batch's loss; return the loss."""
+        ids = self.embedder.tokenize(batch.texts)
+        chunks = self._chunks(ids)
+        there = batch.to(self.engine.device)
+        place = torch.tensor([i for chunk in chunks for i in chunk], device=self.engine.device).argsort()
+        teacher = self._taught(batch, ids)
+        sizes = [len(chunk) * max(len(ids[i]) for i in chunk) for chunk in self.engine.share(chunks)]
+        kept = [sum(sizes[: at + 1]) <= self.tokens_kept for at in range(len(sizes))]
+        self.work.texts += len(ids)
+        self.work.tokens += sum(len(row) for row in ids)
+        self.work.padded += sum(len(chunk) * max(len(ids[i]) for i in chunk) for chunk in chunks)
+        self.work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+        return backward(
+            lambda chunk: self.embedder([ids[i] for i in chunk]),
+            chunks,
+            lambda vectors: self.objective(vectors[place], there, teacher),
+            kept=kept.__getitem__,
+            engine=self.engine,
+        )
+
+    def describe(self, batch: Batch) -> Mapping[str, Any]:
+        """The batch's rows with their texts."""
+        rows = [
+            {
+                "source": source.name,
+                "query_id": e.query_id,
+                "query": e.query,
+                "positive_id": e.positive_id,
+                "positive": source.texts[e.positive_id],
+                "negative_ids": e.negative_ids,
+            }
+            for source, e in batch.rows
+        ]
+        return {"rows": rows, "texts": batch.texts}
+
+    def _chunks(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Texts of like length together, at least one chunk for each process."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        budget = TOKENS_PER_CHUNK.get(self.engine.device.type, TOKENS_PER_CHUNK["cuda"])
+        while len(chunks := by_token_budget(order, ids, budget)) < self.engine.processes:
+            if len(chunks) == len(ids):
+                raise TokayError(
+                    f"a batch of {len(ids)} texts cannot be shared by {self.engine.processes} processes; raise "
+                    "train.batch_size"
+                )
+            budget //= 2
+        return chunks
+
+    def _taught(self, batch: Batch, ids: Sequence[Sequence[int]]) -> Tensor | None:
+        """The teacher's vectors of the matched texts, (M, D)."""
+        if not len(batch.matched):
+            return None
+        assert self.teacher is not None  # made with one where a source is matched
+        with torch.no_grad(), self.engine.autocast():
+            texts = [ids[int(i)] for i in batch.matched]
+            budget = TOKENS_PER_CHUNK.get(self.engine.device.type, TOKENS_PER_CHUNK["cuda"])
+            return self.teacher.forward_by_length(texts, tokens_per_batch=budget).float()
