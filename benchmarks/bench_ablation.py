@@ -85,6 +85,9 @@ SINGLE: dict[str, tuple[Changes, Changes]] = {
     "4 epochs, hard negative, distillation": ({**DISTIL, "epochs": 4}, HARD),
     "4 epochs, hard negative, distillation, titles": ({**DISTIL, "epochs": 4, "mixture": "titles"}, HARD),
     "4 epochs, distillation": ({**DISTIL, "epochs": 4}, {}),
+    "3 epochs, hard negative": ({"epochs": 3}, HARD),
+    "3 epochs, hard negative, two positives": ({"epochs": 3}, {**HARD, "positives": 2}),
+    "3 epochs, hard negative, two positives, soup": ({"epochs": 3, "soup": "auto"}, {**HARD, "positives": 2}),
     "prototype": (
         {
             "learning_rate": 5e-5,

@@ -7,9 +7,9 @@ import pytest
 
 from tiny import WORDS, tiny_base
 from tokay.models.embedder import Embedder
-from tokay.records import Example
 from tokay.settings import TrainSettings
 from tokay.train.embedder import train_embedder
+from train_data import source
 
 pytestmark = pytest.mark.gpu
 
@@ -22,10 +22,6 @@ def test_vectors_are_those_of_the_cpu() -> None:
 
 def test_training_lowers_the_loss() -> None:
     embedder = Embedder.load(tiny_base(), device="cuda")
-    passages = {f"p{i}": ("", " ".join(WORDS[i : i + 6])) for i in range(32)}
-    rows = [
-        Example(f"q{i}", "", WORDS[i + 2], f"p{i}", f"p{i}", [], [f"p{i}"], [], [], False, "train") for i in range(32)
-    ]
     settings = TrainSettings(batch_size=16, epochs=20, learning_rate=1e-3, dims=(16,))
-    losses = [step.loss for step in train_embedder(embedder, rows, passages, settings)]
+    losses = [step.loss for step in train_embedder(embedder, [source()], settings)]
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])

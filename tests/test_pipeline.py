@@ -19,6 +19,7 @@ import tokay
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay import cli
+from tokay.evaluate.verdict import judge_systems
 from tokay.pipeline import model_folder
 from tokay.records import Candidate, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
@@ -194,8 +195,21 @@ def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert (run / "report.html").is_file()
 
 
+def weights(folder: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in tokay.Embedder.load(folder).state_dict().items()}
+
+
+def found_better(*args: Any) -> tuple[Any, dict[str, Any]]:
+    scores, verdict = judge_systems(*args)
+    return scores, verdict | {"better": True}
+
+
 def test_refit_trains_on_everything_and_search_uses_it(
-    run: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    material: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(run, out)
@@ -212,13 +226,17 @@ def test_refit_trains_on_everything_and_search_uses_it(
     assert "train: unchanged" in said.err
     verdict = tokay.open_run(out).read_json("evaluate", "verdict")
     assert verdict["use"] == "base"  # twenty queries show nothing
-    assert f"model: {tiny_base()}That is the base" in said.out.replace("\n", "")
+    assert f"model: {out / 'model'}That is the base" in said.out.replace("\n", "")
     assert "refitted on all queries" in (out / "report.html").read_text()
     assert call("search", out, "alpha") == 0
     assert "base (used)" in capsys.readouterr().out
-    better = out / "evaluate" / "verdict.json"
-    better.write_text(json.dumps(verdict | {"use": "tuned"}))
-    assert model_folder(tokay.open_run(out)) == out / "refit" / "model"
+    assert weights(out / "model") == weights(tiny_base())
+    monkeypatch.setattr("tokay.pipeline.judge_systems", found_better)
+    assert call(*arguments, "--out", out, *FAST, "--refit", "--set", "evaluate.resamples=300") == 0
+    assert model_folder(tokay.open_run(out)) == out / "model"
+    assert weights(out / "model") == weights(out / "refit" / "model") != weights(out / "train" / "model")
+    assert "rows drawn" in (out / "model" / "README.md").read_text()
+    capsys.readouterr()
     assert call("search", out, "alpha") == 0
     assert "tuned (used)" in capsys.readouterr().out
     assert call(*arguments, "--out", out, *FAST) == 0  # without --refit the refitted model no longer counts

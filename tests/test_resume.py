@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 from collections import Counter
@@ -29,8 +30,10 @@ OVERRIDES = (
     "train.epochs=2",
     "train.learning_rate=0.001",
     "train.dims=[16]",
+    "train.checkpoint_minutes=0.0001",
     "evaluate.resamples=200",
 )
+TIMED = ("tuned.json", "metrics.jsonl", "README.md")
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tokay.pipeline", "tokay.train.embedder", "tokay.annotate.live", "httpx2", "bm25s"])
@@ -45,6 +48,7 @@ def child(documents: str, base: str, url: str, out: str, kill_at: int, events: A
     from tokay.models.embedder import Embedder
     from tokay.store import Run, StageOutput
     from tokay.train import loop
+    from tokay.train.checkpoints import Checkpoints
 
     torch.set_num_threads(1)
 
@@ -65,7 +69,8 @@ def child(documents: str, base: str, url: str, out: str, kill_at: int, events: A
     watch(StageOutput, "write", after=True)  # a table is there, its stage is not done
     watch(StageOutput, "write_json", after=False)
     watch(Ledger, "_write", after=True)  # an answer was committed
-    watch(loop, "rate_at", after=False)  # every step of training
+    watch(loop.Schedule, "rate", after=False)  # every step of training
+    watch(Checkpoints, "save", after=True)
     watch(Embedder, "save", after=True)
     watch(Embedder, "_encode_window", after=False)
     distill(
@@ -91,8 +96,14 @@ def run(documents: Path, server: FakeLLM, out: Path, kill_at: int = 0) -> tuple[
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every output of every stage."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("*/**/*")) if p.is_file()}
+    """Every output of every stage, but for the seconds that training took."""
+    found = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("*/**/*")) if p.is_file()}
+    timed = {
+        name: re.sub(rb'"seconds": [^,}]+|; [\d,]+ s in', b"", data)
+        for name, data in found.items()
+        if Path(name).name in TIMED
+    }
+    return found | timed
 
 
 def committed(out: Path) -> set[str]:

@@ -30,6 +30,8 @@ def read_sts(path: Path) -> Pairs:
     if missing := [name for name in wanted if name not in table.columns]:
         raise TokayError(f"{path} has no column {', '.join(missing)}; expected {', '.join(wanted)}")
     rows = [row for _, row in table.read(wanted)]
+    if number := next((n for n, row in enumerate(rows, 1) if None in row[:2]), 0):
+        raise TokayError(f"{path}: row {number} lacks a sentence; expected both in every row")
     try:
         scores = tuple(float(row[2]) for row in rows)
     except (TypeError, ValueError) as error:

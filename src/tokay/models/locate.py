@@ -32,7 +32,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return _minilm()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        if any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
             return folder
         raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
     if not is_hub_name(name):

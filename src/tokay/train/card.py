@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tokay
+from tokay.models.locate import is_hub_name
 from tokay.settings import TrainSettings
 
 _METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
@@ -26,7 +27,7 @@ def card(
         verdict: of the run; empty: the model was not evaluated.
     """
     base = str(tuned["base"])
-    on_hub = {"base_model": base} if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else {}
+    on_hub = {"base_model": base} if is_hub_name(base) and re.fullmatch(r"[\w.-]+/[\w.-]+", base) else {}
     head = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
@@ -57,7 +58,7 @@ def card(
         "",
         "## Training",
         "",
-        f"- Data: {data}",
+        f"- Data: {' '.join(data.split())}",
         *(f"- {_code(name)}: {count:,} rows drawn" for name, count in tuned["sources"].items()),
         f"- {tuned['steps']:,} steps, {tuned['runs']} run(s), {tuned['tokens']:,} tokens, {tuned['useful']:.1%} of the "
         f"computed ones; {tuned['seconds']:,.0f} s in {tuned['precision']}",

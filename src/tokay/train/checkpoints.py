@@ -64,20 +64,16 @@ class Checkpoint:
     def restore(
         self, named: Mapping[str, nn.Parameter], optimizer: Any, device: torch.device
     ) -> tuple[State, dict[str, Tensor]]:
-        """Set weights, moments and random numbers; returns the state, and the best weights of a look so far."""
+        """Set weights and moments; returns the state, and the best weights of a look so far."""
         from safetensors.torch import load_file
 
         saved = load_file(self.path / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in named.items():
                 parameter.copy_(saved[name])
-        optimizer.load_state_dict(torch.load(self.path / "optimizer.pt", map_location=device, weights_only=True))
-        random = torch.load(self.path / "random.pt", weights_only=True)
-        torch.set_rng_state(random["cpu"])
-        if device.type == "cuda" and "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], device)
+        optimizer.load_state_dict(torch.load(self.path / "optimizer.pt", map_location="cpu", weights_only=True))
         best_file = self.path / "best.safetensors"
-        best = load_file(best_file, device=str(device)) if best_file.is_file() else {}
+        best = {n: v.to(device) for n, v in load_file(best_file).items()} if best_file.is_file() else {}
         return State(**json.loads((self.path / STATE).read_text(encoding="utf-8"))["state"]), best
 
 
@@ -142,8 +138,9 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self.folder} ({error.strerror or error}); make room and start "
                 "again: the training goes on from the checkpoint before"
             ) from error
-        for older in sorted(self.folder.glob("step-*"))[:-1]:
-            shutil.rmtree(older)
+        for other in self.folder.glob("step-*"):
+            if other != final:  # a damaged one of a later step goes too
+                shutil.rmtree(other)
         self.last = time.monotonic()
 
     def _write(
@@ -154,16 +151,10 @@ class Checkpoints:
         state: State,
         best: Mapping[str, Tensor],
     ) -> None:
-        from safetensors.torch import save_file
-
-        save_file({name: p.detach().contiguous() for name, p in named.items()}, folder / "weights.safetensors")
+        _save_tensors({name: p.detach().contiguous() for name, p in named.items()}, folder / "weights.safetensors")
         if best:
-            save_file(dict(best), folder / "best.safetensors")
+            _save_tensors(dict(best), folder / "best.safetensors")
         _torch_save(optimizer.state_dict(), folder / "optimizer.pt")
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
-        _torch_save(random, folder / "random.pt")
         files = {path.name: path.stat().st_size for path in folder.iterdir()}
         text = json.dumps({"identity": self.identity, "state": dataclasses.asdict(state), "files": files})
         with (folder / STATE).open("w", encoding="utf-8") as file:
@@ -182,6 +173,16 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove them all: the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
 
 
 def _torch_save(value: Any, path: Path) -> None:

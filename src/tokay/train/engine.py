@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +79,15 @@ class Engine:
     def optimizer(self, plain: torch.optim.Optimizer) -> Any:
         """The same, stepping through the gradient scaler in fp16."""
         return self.accelerator.prepare_optimizer(plain, device_placement=False)
+
+    def forget_optimizers(self) -> None:
+        """Let go of finished trainings' weights and moments, which accelerate would keep as long as itself."""
+        self.accelerator._optimizers.clear()
+
+    def seed(self, seed: int, step: int) -> None:
+        """Random numbers of a step: a function of seed, step and process, so that nothing has to be kept of them."""
+        mixed = np.random.SeedSequence([seed, step, self.accelerator.process_index]).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
     def share(self, items: Sequence[T]) -> list[T]:
         """What of ``items`` this process does: every n-th, so that like work goes to each."""

@@ -94,7 +94,6 @@ def train(
     Raises:
         TokayError: the loss is not finite or has diverged; the message says where its batch is.
     """
-    torch.manual_seed(schedule.seed)
     named = {name: p for name, p in trainee.module.named_parameters() if p.requires_grad}
     trained = list(named.values())
     optimizer = engine.optimizer(
@@ -113,12 +112,14 @@ def train(
     trainee.module.train()
     for batch in batches(state.step):
         began = time.perf_counter()
-        rate = schedule.rate(state.step)
+        step = state.step
+        rate = schedule.rate(step)
+        engine.seed(schedule.seed, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = trainee.backward(batch)
         if not math.isfinite(loss):
-            raise _failed(f"the loss is {loss}", batch, trainee, state, schedule, checkpoints)
+            raise _failed(f"the loss is {loss}", batch, trainee, step, schedule, checkpoints)
         engine.sum_gradients(trained)
         norm = engine.clip(trained, schedule.max_norm)
         optimizer.step()
@@ -126,7 +127,7 @@ def train(
         state.add(loss)
         if state.diverged:
             what = f"the loss has diverged: it fell to {state.lowest:.3g} and is {state.smoothed:.3g} now"
-            raise _failed(what, batch, trainee, state, schedule, checkpoints)
+            raise _failed(what, batch, trainee, step, schedule, checkpoints)
         seen = None
         if look and schedule.patience and (state.step % schedule.look_every == 0 or state.step == schedule.steps):
             seen = _look(look, trainee.module)
@@ -134,7 +135,7 @@ def train(
             if seen > state.best:
                 state.best = seen
                 best = {name: p.detach().clone() for name, p in named.items()}
-        yield Step(state.step - 1, loss, rate, norm, time.perf_counter() - began, seen)
+        yield Step(step, loss, rate, norm, time.perf_counter() - began, seen)
         if schedule.patience and state.looks_since >= schedule.patience:
             break
         if checkpoints is not None and engine.is_main and checkpoints.is_due():
@@ -142,6 +143,7 @@ def train(
     with torch.no_grad():
         for name, value in best.items():
             named[name].copy_(value)
+    engine.forget_optimizers()
     trainee.module.eval()
 
 
@@ -156,12 +158,11 @@ def _failed(
     what: str,
     batch: B,
     trainee: Trainee[B],
-    state: State,
+    step: int,
     schedule: Schedule,
     checkpoints: Checkpoints | None,
 ) -> TokayError:
     where = f"; its batch is in {checkpoints.save_batch(trainee.describe(batch))}" if checkpoints is not None else ""
     return TokayError(
-        f"{what} at step {state.step} of {schedule.steps}{where}; lower train.learning_rate "
-        f"({schedule.learning_rate:g})"
+        f"{what} at step {step} of {schedule.steps}{where}; lower train.learning_rate ({schedule.learning_rate:g})"
     )

@@ -27,10 +27,10 @@ def find_rate(
     """
     trained = [p for p in trainee.module.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
-    optimizer = torch.optim.AdamW(trained, weight_decay=schedule.weight_decay)
+    optimizer = engine.optimizer(torch.optim.AdamW(trained, weight_decay=schedule.weight_decay))
     trainee.module.train()
     smoothed, lowest, best = math.nan, math.inf, LOWEST
-    endless = itertools.chain.from_iterable(batches(0) for _ in itertools.count())
+    endless = itertools.chain.from_iterable(batches(0) for _ in range(STEPS))
     for number, batch in enumerate(itertools.islice(endless, STEPS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
         for group in optimizer.param_groups:
@@ -45,6 +45,7 @@ def find_rate(
         engine.clip(trained, schedule.max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    engine.forget_optimizers()
     trainee.module.zero_grad(set_to_none=True)
     with torch.no_grad():
         for p, value in zip(trained, before, strict=True):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tokay.errors import TokayError
@@ -54,7 +55,7 @@ class Tuned:
     tokens: int
     useful: float
     precision: str
-    loss: float
+    loss: float | None
     trainable: int
     parameters: int
     soup: float
@@ -107,11 +108,12 @@ def tune(
         logs.mkdir(parents=True, exist_ok=True)
     engine.start_tracking("tokay", settings.model_dump(mode="json"))
     work, began = Work(), time.perf_counter()
-    mean, last, trainable = base, None, 0
+    mean, trainable = base, 0
     journal = (checkpoints or logs) / "metrics.jsonl"  # beside the checkpoints it outlives what it was cut from
     for number in range(settings.runs):
         own = settings.model_copy(update={"seed": settings.seed + number})
         tuned, adapter = prepared(base, own), adapter_of(own)
+        torch.manual_seed(own.seed)  # draws what an adapter begins with, the same in every process
         adapter.attach(tuned)
         saved = savings_of(tuned)
         trainable = saved.trainable
@@ -138,7 +140,7 @@ def tune(
             dev=dev,
             work=work,
         )
-        last = _follow(steps, journal, run=number, engine=engine, progress=progress, work=work) or last
+        _follow(steps, journal, run=number, engine=engine, progress=progress, work=work)
         if number == 0 and engine.is_main:
             adapter.save(tuned, logs / "adapter", base_name=base_name)
         adapter.merge(tuned)
@@ -146,6 +148,8 @@ def tune(
             add_to_mean(mean, tuned, count=number)
         else:
             mean = tuned
+    lines = _close_log(journal, settings.runs) if engine.is_main else []
+    loss = float(lines[-1]["loss"]) if lines else None
     soup, looks = _soup(mean, base, settings, dev)
     done = Tuned(
         base=base_name,
@@ -154,11 +158,11 @@ def tune(
         steps=draw.steps(),
         runs=settings.runs,
         seconds=time.perf_counter() - began,
-        texts=work.texts,
-        tokens=work.tokens,
-        useful=work.useful,
+        texts=sum(line["texts"] for line in lines),
+        tokens=sum(line["tokens"] for line in lines),
+        useful=sum(line["tokens"] for line in lines) / max(1, sum(line["padded"] for line in lines)),
         precision=engine.precision,
-        loss=last.loss if last else float("nan"),
+        loss=loss,
         trainable=trainable,
         parameters=sum(p.numel() for p in base.parameters()),
         soup=soup,
@@ -175,12 +179,14 @@ def tune(
 
 
 def _write(model: Embedder, folder: Path) -> None:
+    from safetensors import SafetensorError
+
     try:
         model.save(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise TokayError(
-            f"the model cannot be written to {folder} ({error.strerror or error}); make room and start again: the "
-            "training goes on from its last checkpoint"
+            f"the model cannot be written to {folder} ({getattr(error, 'strerror', None) or error}); make room and "
+            "start again: the training goes on from its last checkpoint"
         ) from error
 
 
@@ -233,6 +239,7 @@ def _follow(
     One that goes on from a checkpoint keeps the lines up to it.
     """
     began, before, average, last = time.perf_counter(), work.tokens, 0.0, None
+    at = dataclasses.asdict(work)
     file: IO[str] | None = None
     try:
         for step in steps:
@@ -246,7 +253,10 @@ def _follow(
             average = 0.9 * average + 0.1 * step.loss
             values = {k: v for k, v in dataclasses.asdict(step).items() if v is not None}
             if file is not None:
-                file.write(json.dumps({"run": run, **values, "tokens": work.tokens}) + "\n")
+                now = dataclasses.asdict(work)
+                counts = {name: now[name] - at[name] for name in ("texts", "tokens", "padded")}
+                file.write(json.dumps({"run": run, **values, **counts}) + "\n")
+                at = now
                 file.flush()
             engine.log({f"run{run}/{name}": value for name, value in values.items()}, step.step)
             rate = (work.tokens - before) / (time.perf_counter() - began)
@@ -263,6 +273,15 @@ def _open_log(log: Path, run: int, start: int) -> IO[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.is_file():
         lines = (line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}"))
-        kept = [line for line in lines if (entry := json.loads(line))["run"] < run or entry["step"] < start]
+        kept = [line for line in lines if (entry := json.loads(line))["run"] != run or entry["step"] < start]
     log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     return log.open("a", encoding="utf-8")
+
+
+def _close_log(log: Path, runs: int) -> list[dict[str, Any]]:
+    """Its lines, in order, without those of runs that there are no more."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    entries = sorted((e for e in map(json.loads, lines) if e["run"] < runs), key=lambda e: (e["run"], e["step"]))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(json.dumps(e) + "\n" for e in entries), encoding="utf-8")
+    return entries
