@@ -72,6 +72,17 @@ class Engine:
         context: contextlib.AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
+    def shared_casts(self) -> contextlib.AbstractContextManager[Any]:
+        """Let all ``autocast`` contexts inside share the weights that they cast: once a step and not once a chunk.
+
+        Casts are forgotten when the outermost context ends, also of one that is switched off.
+        """
+        return torch.autocast(self.device.type, enabled=False)
+
+    def forget_casts(self) -> None:
+        """Cast anew from here on."""
+        torch.clear_autocast_cache()
+
     def backward(self, loss: Tensor) -> None:
         """Gradients of a scalar, scaled in fp16."""
         self.accelerator.backward(loss)

@@ -45,6 +45,18 @@ def backward(
     Returns:
         The loss.
     """
+    with engine.shared_casts():
+        return _backward(encode, chunks, loss, kept=kept, engine=engine)
+
+
+def _backward(
+    encode: Callable[[C], Tensor],
+    chunks: Sequence[C],
+    loss: Callable[[Tensor], Tensor],
+    *,
+    kept: Callable[[int], bool],
+    engine: Engine,
+) -> float:
     mine = engine.share(chunks)
     graphs: list[Tensor | None] = []
     states, vectors = [], []
@@ -61,6 +73,7 @@ def backward(
     engine.backward(value)
     gradient = leaves.grad
     assert gradient is not None  # every loss here depends on the vectors
+    engine.forget_casts()  # some of them may have been made without a graph
     for graph, chunk, state, part in zip(graphs, mine, states, engine.share(torch.split(gradient, sizes)), strict=True):
         if graph is None:
             after = _random_state(engine.device)

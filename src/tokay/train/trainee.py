@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,23 @@ class Work:
         return self.tokens / self.padded if self.padded else 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A batch's texts in micro-batches.
+
+    Attributes:
+        ids: token ids of the T texts.
+        chunks: of all processes; which texts are in each.
+        sizes: padded tokens of this process's chunks.
+        kept: of each, whether its activations stay in memory.
+    """
+
+    ids: list[list[int]]
+    chunks: list[list[int]]
+    sizes: list[int]
+    kept: list[bool]
+
+
 class EmbedderTrainee:
     """What ``loop.train`` asks of what it trains.
 
@@ -65,24 +83,34 @@ class EmbedderTrainee:
 
     def backward(self, batch: Batch) -> float:
         """Add this process's part of the gradients of the batch's loss; return the loss."""
-        ids = self.embedder.tokenize(batch.texts)
-        chunks = self._chunks(ids)
+        cut = self.cut(batch.texts)
         there = batch.to(self.engine.device)
-        place = torch.tensor([i for chunk in chunks for i in chunk], device=self.engine.device).argsort()
-        teacher = self._taught(batch, ids)
-        sizes = [len(chunk) * max(len(ids[i]) for i in chunk) for chunk in self.engine.share(chunks)]
-        kept = [sum(sizes[: at + 1]) <= self.tokens_kept for at in range(len(sizes))]
-        self.work.texts += len(ids)
-        self.work.tokens += sum(len(row) for row in ids)
-        self.work.padded += sum(len(chunk) * max(len(ids[i]) for i in chunk) for chunk in chunks)
-        self.work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+        place = torch.tensor([i for chunk in cut.chunks for i in chunk], device=self.engine.device).argsort()
+        teacher = self._taught(batch, cut.ids)
         return backward(
-            lambda chunk: self.embedder([ids[i] for i in chunk]),
-            chunks,
+            lambda chunk: self.encode(cut, chunk),
+            cut.chunks,
             lambda vectors: self.objective(vectors[place], there, teacher),
-            kept=kept.__getitem__,
+            kept=cut.kept.__getitem__,
             engine=self.engine,
         )
+
+    def encode(self, cut: Cut, chunk: Sequence[int]) -> Tensor:
+        """Vectors of a chunk's n texts, (n, D)."""
+        return self.embedder([cut.ids[i] for i in chunk])  # type: ignore[no-any-return]
+
+    def cut(self, texts: Sequence[str]) -> Cut:
+        """Tokenise texts, put those of like length together, and count them."""
+        ids = self.embedder.tokenize(texts)
+        chunks = self._chunks(ids)
+        padded = [len(chunk) * max(len(ids[i]) for i in chunk) for chunk in chunks]
+        sizes = self.engine.share(padded)
+        kept = [there <= self.tokens_kept for there in itertools.accumulate(sizes)]
+        self.work.texts += len(ids)
+        self.work.tokens += sum(len(row) for row in ids)
+        self.work.padded += sum(padded)
+        self.work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+        return Cut(ids, chunks, sizes, kept)
 
     def describe(self, batch: Batch) -> Mapping[str, Any]:
         """The batch's rows with their texts."""
