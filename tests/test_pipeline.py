@@ -195,6 +195,16 @@ def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert (run / "report.html").is_file()
 
 
+def test_a_run_is_trained_on_again_with_its_own_settings(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", run, "--out", tmp_path / "model") == 0
+    assert weights(tmp_path / "model") == weights(run / "train" / "model")
+    assert "model:" in capsys.readouterr().out
+    assert call("train", run, "--plan", "--set", "train.epochs=4") == 0
+    assert "fret:" in capsys.readouterr().out
+
+
 def weights(folder: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in tokay.Embedder.load(folder).state_dict().items()}
 

@@ -300,6 +300,72 @@ def pretrain_pairs(
     out.print(f"pairs: {escape(str(out_file))}", soft_wrap=True)
 
 
+@app.command()
+def train(
+    source: Annotated[str, typer.Argument(help="A finished run folder, or a mixture's TOML file (docs/mixture.md).")],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The model folder to make; a training that was cut goes on.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="minilm, a model folder, or a Hub name; default: the run's, or minilm."),
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="What is trained: full (the default) or lora.")] = None,
+    soup: Annotated[
+        str | None,
+        typer.Option(help="Weight of the tuned model against its base, above 0 to 1; auto: chosen on dev queries."),
+    ] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="A BEIR folder with dev queries; default: the run's own, if it has some.")
+    ] = None,
+    dev_split: Annotated[str, typer.Option(help="Of its labels.")] = "dev",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print rows, steps, tokens, time and memory; train nothing.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with settings; default for a run: its run.toml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
+    ] = None,
+) -> None:
+    """Train an embedder on the rows of a run, or on a mixture of sources."""
+    from tokay.tuning import check_out, plan_lines, read_material, run_training, settings_for
+
+    if out_folder is None and not plan:
+        raise TokayError("there is no --out; name the model folder to make, or ask for --plan")
+    weight = soup if soup in (None, "auto") else _number(soup, "--soup")
+    values = {"train.adapter": adapter, "train.soup": weight}
+    settings = settings_for(source, values, config=config, overrides=set_ or ())
+    if out_folder is not None and not plan:
+        check_out(out_folder)
+    screen = Screen()
+    with screen.bars:
+        screen.start("reading", None)
+        material = read_material(source, settings, base=base, dev=dev or "", split=dev_split)
+        if plan or out_folder is None:
+            screen.start("measuring some micro-batches", None)
+            lines = plan_lines(material)
+        else:
+            done = run_training(material, out_folder, progress=screen)
+            lines = [f"{done.steps:,} steps in {done.seconds:,.0f} s; weight of the tuned model {done.soup:g}"]
+            if done.dev is not None:
+                lines.append(
+                    f"dev queries: nDCG@10 {done.dev[1]:.3f}, the base {done.dev[0]:.3f}; no verdict, as choices are "
+                    "made on them"
+                )
+            lines.append(f"model: {done.model}")
+    for line in lines:
+        out.print(escape(line), soft_wrap=True)
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise TokayError(f"{option} is {text!r}; expected a number above 0 and up to 1, or auto") from None
+
+
 def _retrievers(words: str) -> list[str]:
     """What ``--candidates`` names; the settings check the names."""
     return ["base", "initial", "bm25"] if words == "union" else [word.strip() for word in words.split(",")]

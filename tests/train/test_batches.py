@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +15,6 @@ from hypothesis import strategies as st
 
 from tokay.errors import TokayError
 from tokay.models.format import GECKO, InputFormat
-from tokay.records import Example
 from tokay.train.batches import Batch, BatchMaker, Draw, Row
 from tokay.train.mixture import Source
 from train_data import PASSAGES, judged, row, source
@@ -21,9 +22,18 @@ from train_data import PASSAGES, judged, row, source
 PLAIN = InputFormat("", "")
 
 
-def draw(*sources: Source, **changes: Any) -> Draw:
-    options = {"batch_size": 8, "epochs": 1, "batching": "one-source", "seed": 0} | changes
-    return Draw(sources, **options)
+def draw(
+    *sources: Source,
+    batch_size: int = 8,
+    epochs: int = 1,
+    batching: Literal["one-source", "mixed"] = "one-source",
+    seed: int = 0,
+) -> Draw:
+    return Draw(sources, batch_size, epochs, batching, seed)
+
+
+def sized(name: str, size: int, **changes: Any) -> Source:
+    return source(name, [row(i % 40, query_id=f"q{i}") for i in range(size)], **changes)
 
 
 def ids(batch: list[Row]) -> list[str]:
@@ -50,12 +60,9 @@ def text(passage_id: str) -> str:
 def draws(g: st.DrawFn) -> Draw:
     sizes = g(st.lists(st.integers(2, 30), min_size=1, max_size=3))
     weights = g(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=3, max_size=3))
-    sources = [
-        source(f"s{n}", [row(i % 40, query_id=f"q{i}") for i in range(size)], weight=weights[n])
-        for n, size in enumerate(sizes)
-    ]
+    sources = [sized(f"s{n}", size, weight=weights[n]) for n, size in enumerate(sizes)]
     if len(sources) > 1 and g(st.booleans()):
-        sources[-1] = source("shared", [row(i) for i in range(20)], share=0.25)
+        sources[-1] = sized("shared", 20, share=0.25)
     return draw(
         *sources,
         batch_size=g(st.integers(2, 16)),
@@ -91,12 +98,51 @@ def test_every_row_comes_once_before_any_comes_twice(d: Draw) -> None:
 
 
 @given(draws())
-def test_one_source_a_batch(d: Draw) -> None:
-    if d.batching != "one-source":
-        return
+def test_one_source_a_batch_and_as_many_of_each_as_its_rows_need(d: Draw) -> None:
+    d = dataclasses.replace(d, batching="one-source")
+    found: Counter[str] = Counter()
     for batch in d.batches():
-        assert len({s.name for s, _ in batch}) == 1
+        (name,) = {s.name for s, _ in batch}
+        found[name] += 1
         assert 2 * len(batch) >= min(d.batch_size, len(batch[0][0].rows))
+    for s, rows in zip(d.sources, d.rows(), strict=True):
+        assert found[s.name] == math.ceil(rows / min(d.batch_size, len(s.rows)))
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(1, 3), st.integers(0, 9))
+def test_batches_that_fill_a_round_are_full_and_hold_each_row_once(
+    size: int, batches: int, epochs: int, seed: int
+) -> None:
+    d = draw(sized("a", size * batches), batch_size=size, epochs=epochs, seed=seed)
+    found = [ids(batch) for batch in d.batches()]
+    assert all(len(batch) == size for batch in found)
+    rounds = [sorted(itertools.chain(*found[at : at + batches])) for at in range(0, len(found), batches)]
+    assert rounds == [sorted(f"a/q{i}" for i in range(size * batches))] * epochs
+
+
+@given(st.integers(2, 8), st.integers(1, 4))
+def test_a_source_smaller_than_a_batch_is_a_batch(size: int, epochs: int) -> None:
+    batches = [ids(batch) for batch in draw(sized("a", size), batch_size=8, epochs=epochs).batches()]
+    assert [sorted(batch) for batch in batches] == [sorted(f"a/q{i}" for i in range(size))] * epochs
+
+
+@given(st.lists(st.integers(10, 40), min_size=1, max_size=3), st.integers(2, 10), st.integers(0, 9))
+def test_mixed_batches_are_full_as_long_as_no_round_ends(sizes: list[int], batch_size: int, seed: int) -> None:
+    sources = [sized(f"s{n}", 2 * size, weight=0.5) for n, size in enumerate(sizes)]  # a batch has at most 10
+    d = draw(*sources, batch_size=batch_size, batching="mixed", seed=seed)
+    found = list(d.batches())
+    assert all(len(batch) == batch_size for batch in found)
+    counts = Counter(s.name for batch in found for s, _ in batch)
+    assert all(counts[s.name] >= rows for s, rows in zip(sources, d.rows(), strict=True))
+    assert counts.total() - sum(d.rows()) < batch_size
+
+
+@given(draws())
+def test_rows_are_weight_times_size_and_a_share_of_the_sum(d: Draw) -> None:
+    total = sum(d.rows())
+    for s, rows in zip(d.sources, d.rows(), strict=True):
+        expected = s.share * total if s.share else d.epochs * s.weight * len(s.rows)
+        assert abs(rows - expected) <= 1
 
 
 def test_shares_are_of_all_rows_and_weights_of_their_own() -> None:
@@ -116,20 +162,38 @@ def test_mixed_batches_hold_every_source_by_its_weight() -> None:
     assert sum(mix["a"] for mix in mixes) == 40
 
 
-def test_another_seed_is_another_order() -> None:
-    first, second = (next(draw(source(), seed=seed).batches()) for seed in (0, 1))
-    assert ids(first) != ids(second)
+@pytest.mark.parametrize("batching", ["one-source", "mixed"])
+def test_another_seed_is_another_order(batching: Any) -> None:
+    first, second = (draw(source("a"), source("b"), seed=seed, batching=batching) for seed in (0, 1))
+    assert [ids(b) for b in first.batches()] != [ids(b) for b in second.batches()]
+
+
+def test_each_round_and_each_source_has_its_own_order() -> None:
+    batches = [ids(batch) for batch in draw(sized("a", 8), sized("b", 8), epochs=2).batches()]
+    orders = {tuple(name.split("/")[1] for name in batch) for batch in batches}
+    assert len(orders) == len(batches) == 4
+
+
+def test_sources_take_turns_by_chance() -> None:
+    turns = [batch[0][0].name for batch in draw(source("a"), source("b"), batch_size=4).batches()]
+    assert Counter(turns) == {"a": 10, "b": 10}
+    assert turns != sorted(turns)
 
 
 # -- what a row sees ------------------------------------------------------------------------------------------------
 
 
-def slow(rows: list[Row], *, mask: bool, everybodys: bool, tower: str) -> tuple[list[set[str]], list[set[int]]]:
+def pairs(rows: list[Row]) -> list[Row]:
+    return [(s, e) for s, e in rows if not s.matched]
+
+
+def slow(every: list[Row], *, mask: bool, everybodys: bool, tower: str) -> tuple[list[set[str]], list[set[int]]]:
     """Passages (by text) and queries (by row) in each row's denominator, by the words of ``BatchMaker.make``."""
+    rows = pairs(every)
     passages, queries = [], []
     positive = [text(e.positive_id) for _, e in rows]
     for i, (s, e) in enumerate(rows):
-        relevant = {text(p) for p in e.relevant_ids} if mask else set()
+        relevant = {text(p) for p in e.relevant_ids if p in PASSAGES} if mask else set()
         answers = relevant | {positive[j] for j, (_, other) in enumerate(rows) if other.query == e.query}
         label = s.labels.get(e.query_id)
         same_class = {
@@ -161,48 +225,126 @@ def mixed_rows(g: st.DrawFn) -> list[Row]:
     """Rows over few passages and few queries, so that they meet."""
     passages = st.sampled_from([f"p{i}" for i in range(8)])
     some = st.lists(passages, max_size=3, unique=True)
+    known = st.lists(passages | st.just("of another corpus"), max_size=3, unique=True)
     rows: list[Row] = []
     classes = {**{f"p{i}": "ab"[i % 2] for i in range(8)}, **{f"q{i}": "ab"[i % 2] for i in range(8)}}
-    sources = [source("run"), source("same", symmetric=True), source("classes", symmetric=True, labels=classes)]
+    sources = [
+        source("run"),
+        source("more"),
+        source("same", symmetric=True),
+        source("classes", symmetric=True, labels=classes),
+        source("kept", matched=True),
+    ]
     for n in range(g(st.integers(2, 7))):
         s = g(st.sampled_from(sources))
         own = g(passages)
         if s.labels:
             e = row(int(own[1:]), query=f"class {n}")
-            other = g(passages.filter(lambda p, own=own: classes[p] != classes[own]))
-            rows.append((s, Example(**{**vars_of(e), "negative_ids": [other]})))
+            others = [p for p in (f"p{i}" for i in range(8)) if classes[p] != classes[own]]
+            negatives = g(st.lists(st.sampled_from(others), min_size=1, max_size=2, unique=True))
+            rows.append((s, dataclasses.replace(e, negative_ids=negatives)))
         else:
             query = g(st.sampled_from(["red", "green", "blue"]))
-            e = row(int(own[1:]), query_id=f"{s.name}{n}", query=query, relevant_ids=[own, *g(some)])
-            rows.append((s, Example(**{**vars_of(e), "negative_ids": g(some)})))
+            e = row(int(own[1:]), query_id=f"{s.name}{n}", query=query, relevant_ids=[own, *g(known)])
+            rows.append((s, dataclasses.replace(e, negative_ids=g(some))))
     return rows
-
-
-def vars_of(e: Example) -> dict[str, Any]:
-    return {name: getattr(e, name) for name in e.__dataclass_fields__}
 
 
 @given(mixed_rows(), st.booleans(), st.booleans(), st.sampled_from(["symmetric", "always", "never"]))
 def test_the_mask_is_the_slow_one(rows: list[Row], mask: bool, everybodys: bool, tower: Any) -> None:
     batch = make(*rows, mask_false_negatives=mask, all_negatives=everybodys, same_tower=tower)
     passages, queries = slow(rows, mask=mask, everybodys=everybodys, tower=tower)
-    assert [seen(batch, i) for i in range(len(rows))] == passages
+    assert [seen(batch, i) for i in range(len(batch.query))] == passages
     sees = batch.allowed_queries
-    found = [set(sees[i].nonzero().flatten().tolist()) if sees is not None else set() for i in range(len(rows))]
+    found = [set(sees[i].nonzero().flatten().tolist()) if sees is not None else set() for i in range(len(batch.query))]
     assert found == queries
-    for i, (_, e) in enumerate(rows):
+    for i, (_, e) in enumerate(pairs(rows)):
         own = {batch.texts[batch.passage[c]] for c in batch.hard[i].nonzero().flatten().tolist()}
-        assert own <= {text(n) for n in e.negative_ids} & seen(batch, i)
+        assert own == {text(n) for n in e.negative_ids} & seen(batch, i) - {text(e.positive_id)}
         assert batch.texts[batch.query[i]] == e.query
         assert batch.texts[batch.passage[batch.target[i]]] == text(e.positive_id)
         assert not batch.hard[i, batch.target[i]]
 
 
-@given(mixed_rows())
-def test_each_distinct_text_is_there_once(rows: list[Row]) -> None:
-    batch = make(*rows)
+@given(mixed_rows(), st.integers(0, 4))
+def test_each_distinct_text_is_there_once_and_none_for_nothing(rows: list[Row], candidates: int) -> None:
+    batch = make(*rows, candidates=candidates)
     assert len(set(batch.texts)) == len(batch.texts)
     assert len(set(batch.passage.tolist())) == len(batch.passage)
+    assert {*batch.query.tolist(), *batch.passage.tolist(), *batch.matched.tolist()} == set(range(len(batch.texts)))
+    kept = [text(e.positive_id) for s, e in rows if s.matched]
+    assert [batch.texts[i] for i in batch.matched.tolist()] == kept
+    assert batch.rows == tuple(rows)
+
+
+@given(mixed_rows(), st.randoms())
+def test_the_order_of_rows_does_not_matter(rows: list[Row], chance: Any) -> None:
+    order = list(range(len(pairs(rows))))
+    chance.shuffle(order)
+    there, here = (make(*some, all_negatives=True) for some in (pairs(rows), [pairs(rows)[i] for i in order]))
+    assert [seen(there, i) for i in order] == [seen(here, n) for n in range(len(order))]
+    if there.allowed_queries is not None:
+        assert here.allowed_queries is not None
+        assert torch.equal(there.allowed_queries[order][:, order], here.allowed_queries)
+
+
+def test_a_row_sees_every_positive_and_its_own_negatives_and_by_choice_everybodys() -> None:
+    rows = [(source(), row(i, negative_ids=[f"p{i + 10}", f"p{i + 20}"])) for i in range(2)]
+    assert seen(make(*rows), 0) == {text("p0"), text("p1"), text("p10"), text("p20")}
+    more = make(*rows, all_negatives=True)
+    assert seen(more, 0) == {text(p) for p in ("p0", "p1", "p10", "p20", "p11", "p21")}
+    assert more.hard.sum(1).tolist() == [2, 2]  # still its own
+
+
+def test_what_was_judged_to_answer_is_no_negative_unless_it_shall_be() -> None:
+    rows = [(source(), row(0, relevant_ids=["p0", "p1", "p9"], negative_ids=["p9"])), (source(), row(1))]
+    masked, bare = make(*rows), make(*rows, mask_false_negatives=False)
+    assert (seen(masked, 0), seen(masked, 1)) == ({text("p0")}, {text("p0"), text("p1")})
+    assert seen(bare, 0) == {text("p0"), text("p1"), text("p9")}
+    assert (int(masked.hard.sum()), int(bare.hard.sum())) == (0, 1)
+
+
+def test_positives_of_one_query_hide_each_other_even_where_nothing_is_masked() -> None:
+    rows = [(source(), row(i, query="which?")) for i in range(2)] + [(source(), row(2))]
+    batch = make(*rows, mask_false_negatives=False, same_tower="always")
+    assert [seen(batch, i) for i in range(2)] == [{text("p0"), text("p2")}, {text("p1"), text("p2")}]
+    assert batch.allowed_queries is not None
+    assert batch.allowed_queries.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+
+
+def test_other_queries_are_seen_by_rows_of_symmetric_sources_or_by_all_or_by_none() -> None:
+    rows = [(source(), row(0)), (source("same", symmetric=True), row(1)), (source(), row(2))]
+    found = {tower: make(*rows, same_tower=tower).allowed_queries for tower in ("symmetric", "always", "never")}
+    assert found["symmetric"] is not None
+    assert found["symmetric"].tolist() == [[False] * 3, [True, False, True], [False] * 3]
+    assert found["always"] is not None
+    assert found["always"].tolist() == [[False, True, True], [True, False, True], [True, True, False]]
+    assert found["never"] is None
+    assert make(rows[0], rows[2]).allowed_queries is None
+
+
+def test_a_query_whose_positive_answers_a_row_is_not_seen_by_it() -> None:
+    same = source("same", symmetric=True)
+    rows = [(same, row(0, relevant_ids=["p0", "p1"])), (same, row(1)), (same, row(2))]
+    sees, bare = (make(*rows, mask_false_negatives=mask).allowed_queries for mask in (True, False))
+    assert sees is not None
+    assert sees.tolist() == [[False, False, True], [True, False, True], [True, True, False]]
+    assert bare is not None
+    assert bare.sum() == 6
+
+
+def test_a_class_is_no_negative_of_itself_but_one_of_that_name_elsewhere_is() -> None:
+    labels = {"q0": "a", "p0": "a", "q1": "a", "p1": "a", "q2": "a", "p2": "a", "p3": "b"}
+    one, two = (source(name, symmetric=True, labels=labels) for name in ("one", "two"))
+    rows = [*((one, row(i, negative_ids=["p3"])) for i in range(2)), (two, row(2))]
+    batch = make(*rows, mask_false_negatives=False)
+    assert [seen(batch, i) for i in range(3)] == [
+        {text("p0"), text("p2"), text("p3")},
+        {text("p1"), text("p2"), text("p3")},
+        {text("p0"), text("p1"), text("p2")},
+    ]
+    assert batch.allowed_queries is not None
+    assert batch.allowed_queries.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
 
 
 def test_equal_texts_under_two_ids_are_one_column() -> None:
@@ -210,6 +352,13 @@ def test_equal_texts_under_two_ids_are_one_column() -> None:
     batch = make(*((twins, e) for e in twins.rows))
     assert len(batch.passage) == 1
     assert batch.allowed.tolist() == [[True], [True]]
+
+
+def test_a_negative_with_the_text_of_the_positive_is_none() -> None:
+    twins = Source("twins", [row(0, negative_ids=["p1"])], {**PASSAGES, "p1": PASSAGES["p0"]})
+    batch = make((twins, twins.rows[0]))
+    assert batch.allowed.tolist() == [[True]]
+    assert batch.hard.tolist() == [[False]]
 
 
 def test_gecko_writes_tasks_and_titles_and_a_symmetric_passage_as_a_query() -> None:
@@ -233,8 +382,26 @@ def test_candidates_are_the_positive_and_some_others_with_their_grades(i: int, m
     grades = {text(p): g for p, g in zip(e.candidate_ids, e.grades, strict=True)}
     for c, grade in zip(listed, batch.grades[0].tolist(), strict=False):
         assert grades[batch.texts[batch.passage[c]]] == grade
-    again = make((source(), e), candidates=most, step=step)
-    assert torch.equal(batch.candidates, again.candidates)
+    beside = make((source(), row(39)), (source(), e), candidates=most, step=step)
+    there = [beside.texts[beside.passage[c]] for c in beside.candidates[1].tolist() if c >= 0]
+    assert there == [batch.texts[batch.passage[c]] for c in listed]  # whatever else is in the batch
+
+
+def test_each_step_and_each_seed_takes_other_candidates() -> None:
+    def chosen(step: int, seed: int) -> frozenset[str]:
+        batch = make((source(), judged(0)), candidates=2, step=step, seed=seed)
+        return frozenset(batch.texts[batch.passage[c]] for c in batch.candidates[0].tolist())
+
+    everything = {frozenset({text("p0"), text(p)}) for p in ("p3", "p7", "p11")}
+    assert {chosen(step, 0) for step in range(20)} == everything
+    assert {chosen(0, seed) for seed in range(20)} == everything
+
+
+def test_rows_without_a_judged_positive_list_nothing() -> None:
+    unjudged = dataclasses.replace(judged(1), candidate_ids=["p8", "p12"], grades=[1, 0])
+    batch = make((source(), judged(0)), (source(), unjudged), (source(), row(20)), candidates=3)
+    assert (batch.candidates >= 0).sum(1).tolist() == [3, 0, 0]
+    assert make((source(), judged(0))).candidates.shape == (1, 0)
 
 
 def test_a_candidate_that_is_no_negative_is_not_seen_as_one() -> None:
@@ -257,6 +424,11 @@ def test_a_batch_of_matched_texts_alone_has_no_rows() -> None:
 
 
 def test_moving_a_batch_moves_its_tensors() -> None:
-    batch = make((source(), row(0)), (source(), row(1))).to(torch.device("meta"))
-    assert batch.allowed.device.type == batch.query.device.type == "meta"
-    assert batch.texts
+    here = make((source("same", symmetric=True), row(0)), (source(), judged(1)), candidates=2)
+    there = here.to(torch.device("meta"))
+    for field in dataclasses.fields(Batch):
+        before, after = getattr(here, field.name), getattr(there, field.name)
+        if isinstance(before, torch.Tensor):
+            assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype)
+        else:
+            assert after == before

@@ -160,6 +160,13 @@ class Engine:
             self.accelerator.end_training()
 
 
+def is_main_process() -> bool:
+    """Whether this is the one process of several that writes and reports."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
 def best_precision() -> Literal["fp32", "bf16"]:
     """bf16 where the processor multiplies it natively, which doubled the speed (docs/log.md); else fp32."""
     if torch.cuda.is_available():

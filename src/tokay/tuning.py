@@ -1,0 +1,207 @@
+"""``tokay train``: the rows of a run, or of a mixture, to a model, without the stages around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokay import open_run
+from tokay.corpus import open_corpus, whole
+from tokay.errors import MissingExtra, TokayError
+from tokay.evaluate.qrels import read_labels
+from tokay.models.locate import find_model
+from tokay.pipeline import dev_set_of, run_source
+from tokay.progress import Progress, Silent
+from tokay.records import Example, Passage, Query
+from tokay.settings import Settings, TrainSettings, resolve
+from tokay.store import MANIFEST, fingerprint
+from tokay.train.mixture import Source, read_mixture
+
+TRAINING = "training"
+"""Folder in the model's for what training leaves beside it: metrics, story, adapter, checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What ``tokay train`` leaves. ``dev`` is nDCG@10 of the dev queries, of the base and of the model; or None."""
+
+    model: Path
+    steps: int
+    seconds: float
+    soup: float
+    dev: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What is trained, on what: all of it read and checked before the first step."""
+
+    base: Any
+    base_name: str
+    base_print: str
+    sources: tuple[Source, ...]
+    dev: Any
+    data: str
+    settings: TrainSettings
+
+
+def settings_for(
+    source: str, values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()
+) -> Settings:
+    """Settings of a training: of a run, those that it was made with, unless others are given.
+
+    Raises:
+        TokayError: as of ``resolve``.
+    """
+    of_run = Path(source).expanduser() / "run.toml"
+    if config is None and of_run.is_file():
+        config = of_run
+    return resolve({"documents": source, **values}, config=config, overrides=overrides)
+
+
+def read_material(
+    source: str, settings: Settings, *, base: str | None = None, dev: str = "", split: str = "dev"
+) -> Material:
+    """Read rows, base and dev queries.
+
+    Args:
+        source: a finished run, or a mixture's TOML file.
+        settings: of which the train stage's matter.
+        base: a model; None: the run's, or minilm.
+        dev: a BEIR folder; empty: the run's own dev queries.
+        split: of its labels.
+
+    Raises:
+        TokayError: what is missing, or cannot be trained on.
+    """
+    from tokay import Embedder  # says which extra is missing
+    from tokay.vectors import with_cut
+
+    path, train = Path(source).expanduser(), settings.train
+    is_run = (path / MANIFEST).is_file()
+    if not is_run and path.suffix != ".toml":
+        raise TokayError(
+            f"{source} is neither a run folder (it has no {MANIFEST}) nor a mixture (.toml); make one of them: "
+            "'tokay distill' writes runs, docs/mixture.md describes mixtures"
+        )
+    mixtures = [path] if not is_run else [Path(train.mixture)] if train.mixture else []
+    sources = [s for mixture in mixtures for s in read_mixture(mixture, seed=train.seed)]
+    cut, name, dev_set = train.max_tokens, base or "minilm", None
+    if is_run:
+        run = open_run(path)
+        rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
+        sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
+        chosen = run.read_json("vectors", "cut")
+        cut, name = cut or chosen["cut"], base or chosen["base"]
+        if not dev:
+            queries = run.table("generate", "queries", Query)
+            dev_set = dev_set_of(run, queries, relevant_grade=settings.evaluate.relevant_grade)
+    folder = find_model(name)
+    model = Embedder.load(folder)
+    return Material(
+        base=with_cut(model, min(cut, model.config.max_tokens)) if cut else model,
+        base_name=name,
+        base_print=fingerprint(folder),
+        sources=tuple(sources),
+        dev=read_dev(dev, split) if dev else dev_set,
+        data=f"{'the run' if is_run else 'the mixture'} {path.name}",
+        settings=train,
+    )
+
+
+def read_dev(folder: str, split: str) -> Any:
+    """Dev queries of a BEIR folder, among all of its documents, read whole.
+
+    Raises:
+        TokayError: it is none, or its labels fit nothing.
+    """
+    from tokay.train.dev import DevSet
+
+    if not Path(folder).expanduser().is_dir():
+        raise TokayError(
+            f"--dev {folder} is no folder; expected a BEIR folder: a corpus, queries and qrels/{split}.tsv"
+        )
+    documents = [whole(document) for document in open_corpus(folder).documents(lambda skipped: None)]
+    passages = {p.passage_id: (p.title, p.text) for p in documents}
+    labels = read_labels(folder, folder, known_ids=set(passages), split=split)
+    return DevSet(labels.queries, passages, labels.qrels)
+
+
+def check_out(out: Path) -> None:
+    """Refuse to write over what is there, save of an unfinished training.
+
+    Raises:
+        TokayError: with what is in the way.
+    """
+    if out.exists() and not out.is_dir():
+        raise TokayError(f"--out {out} is a file; expected a folder to write the model into")
+    found = [p.name for p in sorted(out.iterdir()) if p.name != TRAINING] if out.is_dir() else []
+    if found:
+        what = "a model already" if "modules.json" in found else f"other files, such as {found[0]}"
+        raise TokayError(f"--out {out} holds {what}; name another folder, or delete this one")
+
+
+def run_training(material: Material, out: Path, *, progress: Progress | None = None) -> Trained:
+    """Train and write the model into ``out``, with its card; what training leaves beside it goes to ``out/training``.
+
+    A training that was cut goes on from its last checkpoint.
+
+    Raises:
+        TokayError: ``out`` is taken, the disk is full, the loss diverges, a checkpoint there is of another training.
+    """
+    _need_extra()
+    from tokay.train.card import card
+    from tokay.train.embedder import matryoshka_dims
+    from tokay.train.engine import is_main_process
+    from tokay.train.tune import tune
+
+    check_out(out)
+    settings, dev = material.settings, material.dev
+    logs = out / TRAINING
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TokayError(f"--out {out} cannot be written: {error.strerror}") from error
+    progress = progress or Silent()
+    done = tune(
+        material.base,
+        material.sources,
+        settings,
+        model=out,
+        logs=logs,
+        checkpoints=logs / "checkpoints",
+        progress=progress if is_main_process() else Silent(),
+        dev=dev if settings.soup == "auto" or settings.patience else None,
+        base_name=material.base_name,
+        base_print=material.base_print,
+    )
+    seen = None
+    if is_main_process():
+        dims = matryoshka_dims(settings.dims, material.base.width)
+        text = card(dataclasses.asdict(done), settings, data=material.data, dims=dims, verdict={})
+        (out / "README.md").write_text(text, encoding="utf-8")
+        if dev is not None:
+            from tokay import Embedder
+
+            progress.start("dev queries", None)
+            seen = (float(dev.measure(material.base).mean()), float(dev.measure(Embedder.load(out)).mean()))
+            (logs / "dev.json").write_text(json.dumps({"base": seen[0], "tuned": seen[1]}) + "\n", encoding="utf-8")
+    return Trained(out, done.steps, done.seconds, done.soup, seen)
+
+
+def plan_lines(material: Material) -> list[str]:
+    """What the training would take, in words."""
+    _need_extra()
+    from tokay.train.plan import plan_training
+
+    return plan_training(material.base, material.sources, material.settings).lines()
+
+
+def _need_extra() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtra("training", "train", "accelerate")
