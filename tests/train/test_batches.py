@@ -163,9 +163,20 @@ def test_mixed_batches_hold_every_source_by_its_weight() -> None:
 
 
 @pytest.mark.parametrize("batching", ["one-source", "mixed"])
-def test_another_seed_is_another_order(batching: Any) -> None:
-    first, second = (draw(source("a"), source("b"), seed=seed, batching=batching) for seed in (0, 1))
-    assert [ids(b) for b in first.batches()] != [ids(b) for b in second.batches()]
+def test_another_seed_is_another_order_of_rows_and_of_sources(batching: Any) -> None:
+    found = [
+        list(itertools.chain(*draw(source("a"), source("b"), seed=s, batching=batching).batches())) for s in (0, 1)
+    ]
+    first, second = (ids(rows) for rows in found)
+    assert [name for name in first if name[0] == "a"] != [name for name in second if name[0] == "a"]
+    assert [name[0] for name in first] != [name[0] for name in second]
+
+
+def test_what_fills_the_last_mixed_batch_is_drawn_as_the_rest_is() -> None:
+    sources = sized("a", 39), sized("b", 20, weight=0.05)
+    draws = [draw(*sources, batch_size=24, batching="mixed", seed=seed) for seed in range(20)]
+    mixes = [Counter(s.name for batch in d.batches() for s, _ in batch) for d in draws]
+    assert sum(mix["b"] for mix in mixes) < 40  # one row in forty; eight more rows are drawn
 
 
 def test_each_round_and_each_source_has_its_own_order() -> None:
@@ -362,8 +373,14 @@ def test_a_negative_with_the_text_of_the_positive_is_none() -> None:
 
 
 def test_gecko_writes_tasks_and_titles_and_a_symmetric_passage_as_a_query() -> None:
-    rows = [(source(), row(0)), (source("same", symmetric=True), row(1, task="semantic similarity"))]
+    rows = [
+        (source(), row(0)),
+        (source("same", symmetric=True), row(1, task="semantic similarity")),
+        (source("facts"), row(2, task="fact checking")),
+    ]
     texts = BatchMaker(GECKO).make(rows, 0).texts
+    assert f"task: semantic similarity | query: {row(1).query}" in texts
+    assert f"task: fact checking | query: {row(2).query}" in texts
     assert f"title: {PASSAGES['p0'][0]} | text: {PASSAGES['p0'][1]}" in texts
     assert f"task: semantic similarity | query: {text('p1')}" in texts
     assert f"task: search result | query: {row(0).query}" in texts
@@ -395,6 +412,12 @@ def test_each_step_and_each_seed_takes_other_candidates() -> None:
     everything = {frozenset({text("p0"), text(p)}) for p in ("p3", "p7", "p11")}
     assert {chosen(step, 0) for step in range(20)} == everything
     assert {chosen(0, seed) for seed in range(20)} == everything
+
+
+def test_rows_of_a_step_take_different_ones() -> None:
+    rows = [(source(), judged(i)) for i in range(20)]
+    batch = make(*rows, candidates=2)
+    assert set(batch.grades[:, 1].tolist()) == {0, 1, 2}
 
 
 def test_rows_without_a_judged_positive_list_nothing() -> None:
@@ -432,3 +455,63 @@ def test_moving_a_batch_moves_its_tensors() -> None:
             assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype)
         else:
             assert after == before
+
+
+# -- what once went wrong -------------------------------------------------------------------------------------------
+
+
+def pair(query: str, positive: str) -> Row:
+    """Of a symmetric source whose texts are their names."""
+    names = source("same", symmetric=True)
+    texts = {name: ("", name) for name in "abcd"}
+    e = row(0, query_id=query, query=query, positive_id=positive, relevant_ids=[positive])
+    return dataclasses.replace(names, texts=texts), e
+
+
+def test_the_text_of_a_positive_is_no_negative_as_another_rows_query() -> None:
+    sees = make(pair("a", "b"), pair("b", "c")).allowed_queries
+    assert sees is not None
+    assert not sees.any()
+
+
+def test_the_text_of_a_query_is_no_negative_as_another_rows_positive() -> None:
+    batch = make(pair("a", "b"), pair("c", "a"))
+    assert seen(batch, 0) == {"b"}
+    assert seen(batch, 1) == {"a", "b"}
+
+
+def test_a_text_in_two_sources_keeps_its_class_in_each() -> None:
+    one = source("one", symmetric=True, labels={"q0": "a", "p0": "a", "q1": "a", "p1": "a", "p3": "b"})
+    two = source("two", symmetric=True, labels={"q2": "m", "p2": "m", "p0": "n"})
+    rows = [*((one, row(i, negative_ids=["p3"])) for i in range(2)), (two, row(2, negative_ids=["p0"]))]
+    assert text("p0") not in seen(make(*rows, mask_false_negatives=False), 1)
+
+
+def test_candidates_of_equal_text_are_listed_once() -> None:
+    twins = Source("twins", [judged(0)], {**PASSAGES, "p3": PASSAGES["p0"]})
+    batch = make((twins, judged(0)), candidates=4)
+    listed = [c for c in batch.candidates[0].tolist() if c >= 0]
+    assert len(listed) == len(set(listed)) == 3
+    assert batch.grades[0, 0] == 3
+
+
+@given(draws())
+def test_batches_of_one_source_are_full_and_no_row_runs_ahead(d: Draw) -> None:
+    d = dataclasses.replace(d, batching="one-source")
+    counts: dict[str, dict[str, int]] = {s.name: {e.query_id: 0 for e in s.rows} for s in d.sources}
+    for batch in d.batches():
+        of = counts[batch[0][0].name]
+        assert len(batch) == min(d.batch_size, len(of))
+        for _, e in batch:
+            of[e.query_id] += 1
+        assert max(of.values()) - min(of.values()) <= 1 or len(batch) < len(of)
+    for s, rows in zip(d.sources, d.rows(), strict=True):
+        assert sum(counts[s.name].values()) >= rows
+        assert max(counts[s.name].values()) - min(counts[s.name].values()) <= 1
+
+
+@pytest.mark.parametrize("batching", ["one-source", "mixed"])
+def test_no_source_is_without_rows(batching: Any) -> None:
+    d = draw(sized("a", 1, weight=0.5), batching=batching)
+    assert d.rows() == [1]
+    assert len(list(d.batches())) == d.steps() == 1

@@ -385,6 +385,7 @@ def test_widths_and_weights_must_fit(dims: tuple[int, ...], weights: tuple[float
 def every_loss(seed: int) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
     q, p, options = problem(seed, 4, 7)
     a = judged(seed)
+    a["columns"][0] = -1  # a row that lists nothing
     plain = with_options({**options, "hardness": 0.0})  # hardness stops the gradient by design
 
     def kl(q: Tensor, p: Tensor) -> Tensor:

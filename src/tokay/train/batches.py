@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -84,7 +85,8 @@ class Draw:
         if shares and not sum(weighted):
             raise TokayError("every source of the mixture has a share; give one of them a weight, which is the measure")
         total = sum(weighted) / (1 - shares)
-        return [round(s.share * total if s.share else w) for s, w in zip(self.sources, weighted, strict=True)]
+        wanted = [s.share * total if s.share else w for s, w in zip(self.sources, weighted, strict=True)]
+        return [max(1, round(rows)) if rows else 0 for rows in wanted]
 
     def steps(self) -> int:
         """Number of batches."""
@@ -99,8 +101,8 @@ class Draw:
     def batches(self, start: int = 0) -> Iterator[list[Row]]:
         """Distinct rows of each batch from the ``start``-th on. Every row of a source comes once before any twice.
 
-        A batch that is not full at the end of a source's last round is filled up from the next one, so that every
-        batch has as many negatives.
+        A batch that is not full at the end of a source's round is filled up from the next one, so that every batch has
+        as many negatives; a row that it has already waits for the next batch.
         """
         generator = np.random.default_rng([self.seed, 0])
         if self.batching == "one-source":
@@ -111,17 +113,34 @@ class Draw:
             padding = generator.choice(len(self.sources), -len(drawn) % self.batch_size, p=drawn_shares(drawn, self))
             order = generator.permutation(np.concatenate([drawn, padding]))
             turns = (order[at : at + self.batch_size].tolist() for at in range(0, len(order), self.batch_size))
-        streams = [self._stream(number) for number in range(len(self.sources))]
+        streams = [_Stream(len(s.rows), [self.seed, 1, number]) for number, s in enumerate(self.sources)]
         for number, sources in enumerate(turns):
-            rows = [(s, next(streams[s])) for s in sources]
+            rows = [(s, row) for s, count in Counter(sources).items() for row in streams[s].take(count)]
             if number >= start:
-                yield [(self.sources[s], self.sources[s].rows[row]) for s, row in dict.fromkeys(rows)]
+                yield [(self.sources[s], self.sources[s].rows[row]) for s, row in rows]
 
-    def _stream(self, number: int) -> Iterator[int]:
-        """Rows of a source, shuffle after shuffle, without end."""
-        generator = np.random.default_rng([self.seed, 1, number])
-        while True:
-            yield from generator.permutation(len(self.sources[number].rows)).tolist()
+
+class _Stream:
+    """Numbers of a source's rows, shuffle after shuffle, without end."""
+
+    def __init__(self, rows: int, seed: Sequence[int]) -> None:
+        self._rows = rows
+        self._generator = np.random.default_rng(seed)
+        self._next: list[int] = []
+
+    def take(self, count: int) -> list[int]:
+        """So many different ones, or all there are; what would come twice is the first of the next time."""
+        taken: dict[int, None] = {}
+        early = []
+        while len(taken) < min(count, self._rows):
+            if not self._next:
+                self._next = self._generator.permutation(self._rows).tolist()[::-1]
+            row = self._next.pop()
+            if row in taken:
+                early.append(row)
+            taken.setdefault(row)
+        self._next += early[::-1]
+        return list(taken)
 
 
 def drawn_shares(drawn: NDArray[np.int64], draw: Draw) -> NDArray[np.float64]:
@@ -171,18 +190,19 @@ class BatchMaker:
         """Texts and masks of these rows.
 
         A row sees every row's positive and its own hard negatives. It never sees another passage that is an answer of
-        its query or has its class, nor one with the text of its positive; with ``mask_false_negatives`` none that was
-        judged to answer it. Same tower: nor queries that are the same, have its class, or whose positive answers it.
+        its query or has its class, nor one with the text of its positive or of its query; with ``mask_false_negatives``
+        none that was judged to answer it. Same tower: nor queries that are the same, answer it, have its class, or
+        whose positive answers it.
         """
         pairs = [row for row in rows if not row[0].matched]
         columns = _Numbers()
         queries = [self.write_query(row) for row in pairs]
         target = [columns.add(self.write_passage(row, row[1].positive_id)) for row in pairs]
         own = [[columns.add(self.write_passage(row, n)) for n in row[1].negative_ids] for row in pairs]
-        listed = [
-            [(columns.add(self.write_passage(row, p)), grade) for p, grade in self._candidates(row, step)]
-            for row in pairs
-        ]
+        listed: list[dict[int, int]] = [{} for _ in pairs]
+        for row, graded in zip(pairs, listed, strict=True):
+            for p, grade in self._candidates(row, step):
+                graded.setdefault(columns.add(self.write_passage(row, p)), grade)  # of one text, the first
         seen, answers = np.zeros((2, len(pairs), len(columns)), bool)  # (B, C) each
         seen[:, target] = True
         if self.all_negatives:
@@ -201,10 +221,10 @@ class BatchMaker:
             passage=_numbers([texts.add(text) for text in columns]),
             target=_numbers(target),
             allowed=torch.from_numpy(allowed),
-            allowed_queries=self._tower(pairs, queries, answers[:, target]),
+            allowed_queries=self._tower(pairs, queries, answers[:, target] | _of_texts(answers, queries, columns)),
             hard=torch.from_numpy(hard),
-            candidates=_padded([[c for c, _ in some] for some in listed], -1, torch.long),
-            grades=_padded([[grade for _, grade in some] for some in listed], 0, torch.float32),
+            candidates=_padded([list(graded) for graded in listed], -1, torch.long),
+            grades=_padded([list(graded.values()) for graded in listed], 0, torch.float32),
             matched=_numbers([texts.add(text) for text in matched]),
             texts=tuple(texts),
             rows=tuple(rows),
@@ -222,17 +242,17 @@ class BatchMaker:
         positives: dict[str, list[int]] = {}
         for query, column in zip(queries, target, strict=True):
             positives.setdefault(query, []).append(column)
-        class_of: dict[int, str] = {}
+        members: dict[str, list[int]] = {}
         for row in pairs:
             for p in (row[1].positive_id, *row[1].negative_ids) if row[0].labels else ():
-                class_of[columns.add(self.write_passage(row, p))] = f"{row[0].name}/{row[0].labels[p]}"
+                label = f"{row[0].name}/{row[0].labels[p]}"
+                members.setdefault(label, []).append(columns.add(self.write_passage(row, p)))
         for i, (row, query) in enumerate(zip(pairs, queries, strict=True)):
             source, example = row
             judged = [p for p in example.relevant_ids if p in source.texts] if self.mask_false_negatives else []
-            there = (columns.get(self.write_passage(row, p)) for p in judged)
+            there = (columns.get(text) for text in (query, *(self.write_passage(row, p) for p in judged)))
             answers[i, [*positives[query], *(c for c in there if c is not None)]] = True
-            label = _class_of((source, example), "")
-            answers[i, [c for c, other in class_of.items() if other == label]] = True
+            answers[i, members.get(_class_of(row, ""), [])] = True
 
     def _tower(self, pairs: Sequence[Row], queries: Sequence[str], answered: NDArray[np.bool_]) -> Tensor | None:
         """Other queries that each row sees: (B, B). ``answered`` says whose positive answers it."""
@@ -255,6 +275,12 @@ class BatchMaker:
         generator = np.random.default_rng([self.seed, step, *example.query_id.encode()])
         chosen = generator.permutation(len(others))[: self.candidates - 1]
         return [(p, grades[p]) for p in (example.positive_id, *(others[i] for i in chosen))]
+
+
+def _of_texts(marked: NDArray[np.bool_], texts: Sequence[str], columns: _Numbers) -> NDArray[np.bool_]:
+    """Marks of the columns that have these texts, (B, texts); none where there is no such column."""
+    there = [columns.get(text) for text in texts]
+    return np.array([marked[:, c] if c is not None else np.zeros(len(marked), bool) for c in there], bool).T
 
 
 class _Numbers:
