@@ -7,7 +7,7 @@ DATA   ?=
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench ablation docs clean
 .DEFAULT_GOAL := demo
 
 # What is installed follows pyproject.toml and constraints.txt. A torch that is already there stays.
@@ -30,6 +30,13 @@ check: $(READY)
 # One table a claim. DATA is a folder of BEIR-like sets; without it the benchmarks use the demo's data alone.
 bench: $(READY)
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file $(if $(DATA),--data $(DATA)) || exit 1; done
+
+# The recipes that the default was chosen from. Cut short it goes on where it was; RUN is a run with a dev part.
+RUN    ?= runs/ablation
+ablation: $(READY)
+	test -f $(RUN)/model/config.json || $(BIN)/tokay distill python-stdlib --llm recorded --base minilm --out $(RUN) --set split.dev_share=0.25
+	$(BIN)/python benchmarks/bench_ablation.py --run $(RUN) --recipes ladder $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/bench_ablation.py --run $(RUN) --recipes single $(if $(DATA),--data $(DATA))
 
 docs: $(READY)
 	$(BIN)/python tools/write_cli_docs.py docs/cli.md

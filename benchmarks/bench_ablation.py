@@ -34,7 +34,7 @@ from tokay.search.hybrid import as_run
 from tokay.settings import ExampleSettings, TrainSettings
 from tokay.split import parts_of
 from tokay.store import Run
-from tokay.train.mixture import Source
+from tokay.train.mixture import Source, read_mixture
 from tokay.train.tune import tune
 from tokay.vectors import with_cut
 
@@ -102,7 +102,26 @@ SINGLE: dict[str, tuple[Changes, Changes]] = {
 }
 """The third rung with one change, unless the name says more."""
 
-RECIPES = LADDER | SINGLE
+HOT: Changes = {"learning_rate": 1e-3, "epochs": 3}
+
+FORGETTING: dict[str, tuple[Changes, Changes]] = {
+    "hot": (HOT, {}),
+    "hot, soup": ({**HOT, "soup": "auto"}, {}),
+    "hot, slerp": ({**HOT, "soup": "auto", "merge": "slerp"}, {}),
+    "hot, soup 0.5": ({**HOT, "soup": 0.5}, {}),
+    "hot, 3 runs averaged": ({**HOT, "runs": 3}, {}),
+    "hot, replay": ({**HOT, "mixture": "replay"}, {}),
+    "hot, matching": ({**HOT, "mixture": "matching"}, {}),
+}
+"""Means against forgetting, at ten times the default rate: at the default there was nothing to prevent."""
+
+MIXTURES = {
+    "replay": 'name = "rte"\nkind = "nli"\npath = "{data}/rte"\nshare = 0.2',
+    "matching": 'name = "cola"\nkind = "texts"\npath = "{data}/cola"\nshare = 0.2',
+}
+"""General text from --data: a fifth of the rows of every epoch."""
+
+RECIPES = LADDER | SINGLE | FORGETTING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +136,7 @@ class Bench:
     qrels: Mapping[str, Mapping[str, int]]
     sts: Pairs | None
     hold_out: bool
+    data: Path
 
     def measure(self, model: Embedder) -> dict[str, Any]:
         """nDCG@10 of each query at each width, and the STS correlation."""
@@ -132,10 +152,11 @@ class Bench:
     def train(self, recipe: str, seed: int) -> tuple[Embedder, dict[str, Any]]:
         """A tuned copy of the base, and what training said of itself."""
         changes, choices = RECIPES[recipe]
-        titles = changes.get("mixture") == "titles"
+        kind = changes.get("mixture", "")
         settings = TrainSettings.model_validate({**changes, "mixture": "", "seed": seed})
         rows = list(self.rows(ExampleSettings.model_validate({**choices, "seed": seed})))
-        sources = [run_source(rows, self.passages, settings), *([self.titles(settings.seed)] if titles else [])]
+        beside = [self.titles()] if kind == "titles" else self.mixture(kind) if kind else []
+        sources = [run_source(rows, self.passages, settings), *beside]
         dev = dev_set_of(self.run, self.run.table("generate", "queries", Query), relevant_grade=2)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
@@ -163,7 +184,14 @@ class Bench:
         )
         return (e for e in examples if e.part == "train" or not self.hold_out)
 
-    def titles(self, seed: int) -> Source:
+    def mixture(self, kind: str) -> list[Source]:
+        """General text."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mixture.toml"
+            path.write_text(f"[[source]]\n{MIXTURES[kind].format(data=self.data.resolve())}\n", encoding="utf-8")
+            return list(read_mixture(path))
+
+    def titles(self) -> Source:
         """Title and text of the passages of training documents, as another source: half of the rows of an epoch."""
         parts = parts_of(list(self.run.table("split", "documents", Document)), self.passages)
         chosen = [p for p in self.passages if (parts[p.passage_id] == "train" or not self.hold_out) and p.title]
@@ -183,15 +211,19 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="a BEIR folder with queries to measure on, in place of --part")
     parser.add_argument("--split", default="train", help="of --labels")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation.jsonl"))
-    parser.add_argument("--recipes", default="ladder", help=f"ladder, single, or names by ';': {'; '.join(RECIPES)}")
+    parser.add_argument(
+        "--recipes", default="ladder", help=f"ladder, single, forgetting, or recipes by ';': {'; '.join(RECIPES)}"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--against", default="+ false-negative mask")
     options = parser.parse_args()
     if not (options.run / "manifest.json").is_file():
         print(f"bench_ablation: skipped, {options.run} is no finished run (make demo makes one)", file=sys.stderr)
         return
-    groups = {"ladder": list(LADDER), "single": list(SINGLE), "": []}
+    groups = {"ladder": list(LADDER), "single": list(SINGLE), "forgetting": list(FORGETTING), "": []}
     names = groups.get(options.recipes) or [name.strip() for name in options.recipes.split(";") if name.strip()]
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"unknown recipe {unknown[0]!r}; known: {'; '.join(RECIPES)}")
     bench = open_bench(options)
     done = read(options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -222,13 +254,15 @@ def open_bench(options: Any) -> Bench:
     if options.labels:
         known = {p.passage_id for p in passages}
         labels = read_labels(str(options.labels), str(options.labels), known_ids=known, split=options.split)
-        return Bench(run, base, passages, labels.queries, list(labels.queries), labels.qrels, pairs, hold_out=False)
+        return Bench(
+            run, base, passages, labels.queries, list(labels.queries), labels.qrels, pairs, False, options.data
+        )
     queries = list(run.table("generate", "queries", Query))
     qrels, _ = qrels_of(queries, run.table("judge", "judgments", Judgment), relevant_grade=2)
     asked = [q for q in queries if q.part == options.part and q.query_id in qrels]
     texts = {q.query_id: q.text for q in asked}
     return Bench(
-        run, base, passages, texts, [q.seed_id for q in asked], {q: qrels[q] for q in texts}, pairs, hold_out=True
+        run, base, passages, texts, [q.seed_id for q in asked], {q: qrels[q] for q in texts}, pairs, True, options.data
     )
 
 

@@ -105,13 +105,13 @@ def child(run: Path, words: str) -> dict[str, Any]:
     return (ours if name == "tokay" else theirs)(run, kind, int(batch), int(length), precision, int(steps))
 
 
-def pairs(run: Path) -> tuple[list[Any], dict[str, tuple[str, str]]]:
-    """Training rows of the run, and their passages."""
+def pairs(run: Path, *, train_only: bool = True) -> tuple[list[Any], dict[str, tuple[str, str]]]:
+    """Rows of the run, and their passages."""
     from tokay import open_run
     from tokay.records import Example, Passage
 
     opened = open_run(run)
-    rows = [e for e in opened.table("examples", "examples", Example) if e.part == "train"]
+    rows = [e for e in opened.table("examples", "examples", Example) if e.part == "train" or not train_only]
     passages = {p.passage_id: (p.title, p.text) for p in opened.table("corpus", "passages", Passage)}
     return rows, {e.positive_id: passages[e.positive_id] for e in rows}
 
@@ -119,8 +119,8 @@ def pairs(run: Path) -> tuple[list[Any], dict[str, tuple[str, str]]]:
 def result(
     times: list[float], batch: int, tokens: int, padded: int, attention: float, trainable: int
 ) -> dict[str, Any]:
-    """Figures of one training; ``times`` are of the steps after the warm-up, counts of all steps per row."""
-    seconds = statistics.median(times)
+    """Figures of one training, from the seconds of its steps and a step's counts."""
+    seconds = statistics.median(times[WARM:] or times)
     matrices = 10_616_832  # weights of MiniLM's six layers
     flops = 6 * matrices * tokens + attention
     return {
@@ -149,7 +149,7 @@ def ours(run: Path, kind: str, batch: int, length: int, precision: str, steps: i
     from tokay.train.trainee import Work
     from tokay.vectors import with_cut
 
-    rows, texts = pairs(run)
+    rows, texts = pairs(run, train_only=batch <= 512)  # a larger batch needs the rows of all parts
     plain = [dataclasses.replace(e, negative_ids=[], candidate_ids=[], grades=[]) for e in rows]
     kept = {} if kind == "plain" else {"tokens_kept": 0}  # as CachedMultipleNegativesRankingLoss, that keeps nothing
     settings = TrainSettings.model_validate(
@@ -176,7 +176,9 @@ def ours(run: Path, kind: str, batch: int, length: int, precision: str, steps: i
     per_token = attention_flops(lengths) / sum(lengths)
     trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     tokens = work.tokens / steps
-    return result(times[WARM:], batch, round(tokens), round(work.padded / steps), per_token * tokens, trainable)
+    return result(
+        times[WARM:] or times, batch, round(tokens), round(work.padded / steps), per_token * tokens, trainable
+    )
 
 
 def theirs(run: Path, kind: str, batch: int, length: int, precision: str, steps: int) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def theirs(run: Path, kind: str, batch: int, length: int, precision: str, steps:
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import (
+    from sentence_transformers.sentence_transformer.losses import (
         CachedMultipleNegativesRankingLoss,
         MatryoshkaLoss,
         MultipleNegativesRankingLoss,
@@ -261,7 +263,9 @@ def theirs(run: Path, kind: str, batch: int, length: int, precision: str, steps:
     per_token = attention_flops(lengths) / sum(lengths)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     tokens = counts[0] / collated[0]
-    return result(times[WARM:], batch, round(tokens), round(counts[1] / collated[0]), per_token * tokens, trainable)
+    return result(
+        times[WARM:] or times, batch, round(tokens), round(counts[1] / collated[0]), per_token * tokens, trainable
+    )
 
 
 if __name__ == "__main__":
