@@ -25,7 +25,7 @@ def build(
 
 
 def test_the_best_grade_wins_over_the_seed() -> None:
-    [row] = build({"seed": 2, "a": 3, "b": 0, "c": 1}, negatives=2)
+    [row] = build({"seed": 2, "a": 3, "b": 0, "c": 1}, positives=1, negatives=2, negative_choice="last")
     assert (row.positive_id, row.relabelled, row.relevant_ids) == ("a", True, ["seed", "a"])
     assert row.negative_ids == ["c", "b"]
     assert row.grades == [2, 3, 0, 1]
@@ -53,7 +53,7 @@ def test_hard_negatives_are_low_grades_and_chosen_by_rank() -> None:
     grades = {"seed": 3, "a": 0, "b": 1, "c": 2, "d": 0}
     assert build(grades, negatives=1, negative_choice="last")[0].negative_ids == ["d"]
     assert build(grades, negatives=1, negative_choice="first")[0].negative_ids == ["a"]
-    assert build(grades, negatives=9, negative_max_grade=0)[0].negative_ids == ["d", "a"]
+    assert build(grades, negatives=9, negative_max_grade=0, negative_choice="last")[0].negative_ids == ["d", "a"]
     assert set(build(grades, negatives=9, negative_choice="random")[0].negative_ids) == {"a", "b", "d"}
 
 

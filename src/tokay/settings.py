@@ -132,10 +132,10 @@ class ExampleSettings(_Section):
     """Choosing positives and negatives from stored judgments: re-runnable, asks nothing."""
 
     relabel: bool = Field(True, description="positive = best passage, seed or not (Gecko 3.3); off: always the seed")
-    positives: Annotated[int, Field(ge=1, le=16)] = Field(1, description="rows of a query, one for each of its best")
-    negatives: Annotated[int, Field(ge=0, le=16)] = Field(
-        0, description="hard negatives per row; none: they gained too little to tell from noise (docs/log.md)"
+    positives: Annotated[int, Field(ge=1, le=16)] = Field(
+        2, description="rows of a query, one for each of its best (docs/log.md)"
     )
+    negatives: Annotated[int, Field(ge=0, le=16)] = Field(1, description="hard negatives of a row (docs/log.md)")
     policy: Literal["graded", "gecko", "percpos"] = Field(
         "graded",
         description="who may be a hard negative; graded: by grade; gecko: the lowest-scored candidates (p_N); percpos: "
@@ -143,7 +143,7 @@ class ExampleSettings(_Section):
     )
     negative_max_grade: Annotated[int, Field(ge=0, le=1)] = Field(1, description="a hard negative has at most this")
     negative_choice: Literal["last", "random", "first"] = Field(
-        "last", description="by rank; Gecko table 3: the lowest-ranked candidate beats a random one"
+        "random", description="by rank; Gecko table 3: the lowest-ranked candidate beats a random one; not here"
     )
     percpos: Annotated[float, Field(gt=0, le=1)] = Field(
         0.95, description="NV-Retriever's share of the positive's score"
@@ -183,7 +183,7 @@ class TrainSettings(_Section):
     )
 
     # how long
-    epochs: Annotated[int, Field(ge=0, le=1000)] = 2
+    epochs: Annotated[int, Field(ge=0, le=1000)] = Field(3, description="2 and 4 were no better (docs/log.md)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; 64 and 256 were no better (docs/log.md)")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="2e-4 was worse (docs/log.md)")
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
@@ -233,7 +233,7 @@ class TrainSettings(_Section):
     adapter: Literal["full", "lora"] = "full"
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32
-    freeze_embeddings: bool = Field(True, description="leave the token table alone: our choice, not yet measured")
+    freeze_embeddings: bool = Field(True, description="leave the token table alone: it gained nothing (docs/log.md)")
     freeze_layers: Annotated[int, Field(ge=0)] = Field(0, description="leave the first so many layers alone")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="none: it gained nothing and took a quarter more time on a CPU (docs/log.md)"
