@@ -20,7 +20,16 @@ from tokay.train.plan import plan_training
 from tokay.train.tune import tune
 from train_data import base, settings, source
 
-FAST = ("--set", "train.epochs=2", "--set", "train.batch_size=8", "--set", "train.learning_rate=0.002", "--set", "train.dims=[16]")
+FAST = (
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "train.batch_size=8",
+    "--set",
+    "train.learning_rate=0.002",
+    "--set",
+    "train.dims=[16]",
+)
 
 
 def call(*words: object) -> int:
