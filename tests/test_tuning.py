@@ -91,6 +91,15 @@ def test_a_mixture_becomes_a_model_with_its_card(
     assert not (out / "training" / "checkpoints").exists()
 
 
+def test_losses_of_other_sources_are_no_divergence(mixture: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i : i + 6]) for i in range(40)))
+    beside = '[[source]]\nname = "general"\nkind = "texts"\npath = "texts.txt"\nshare = 0.3\n'
+    mixture.write_text(mixture.read_text() + beside)
+    assert train(mixture, "--out", tmp_path / "model", "--set", "train.epochs=6") == 0
+    lines = [json.loads(line) for line in (tmp_path / "model" / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["loss"] for line in lines) > 10 * min(line["loss"] for line in lines)
+
+
 def test_lora_leaves_a_merged_model_and_its_matrices(mixture: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     assert train(mixture, "--out", out, "--adapter", "lora") == 0

@@ -48,6 +48,9 @@ class Scripted:
         (self.module.bias * 0).sum().backward()
         return batch
 
+    def kind(self, batch: float) -> str | None:
+        return "all"
+
     def describe(self, batch: float) -> Mapping[str, Any]:
         return {"texts": [f"the text of {batch}"]}
 

@@ -41,17 +41,19 @@ class State:
     lowest: float = math.inf
     best: float = -math.inf
     looks_since: int = 0
+    trends: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
-    def add(self, loss: float) -> None:
-        """Take in the loss of a step."""
-        self.smoothed = loss if math.isnan(self.smoothed) else SMOOTH * self.smoothed + (1 - SMOOTH) * loss
-        self.first = loss if math.isnan(self.first) else self.first
-        self.lowest = min(self.lowest, self.smoothed)
+    def add(self, loss: float, kind: str = "") -> None:
+        """Take in the loss of a step; losses of one kind of batch are compared with each other alone."""
+        smoothed, first, lowest = self.trends.get(kind, (loss, loss, math.inf))
+        smoothed = SMOOTH * smoothed + (1 - SMOOTH) * loss
+        self.smoothed, self.first, self.lowest = smoothed, first, min(lowest, smoothed)
+        self.trends[kind] = [self.smoothed, self.first, self.lowest]
         self.step += 1
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss has run away."""
+        """Whether the loss of the last step's kind has run away."""
         return self.smoothed > max(DIVERGED * self.lowest, self.first)
 
 

@@ -39,6 +39,9 @@ class Trainee(Protocol[In]):
     def backward(self, batch: In) -> float:
         """Add this process's part of the gradients of the batch's loss to ``.grad``; return the whole loss."""
 
+    def kind(self, batch: In) -> str | None:
+        """Losses of batches of one kind can be compared; None: this one's may rise without harm."""
+
     def describe(self, batch: In) -> Mapping[str, Any]:
         """The batch as JSON values, for people who look at what made a loss fail."""
 
@@ -124,8 +127,9 @@ def train(
         norm = engine.clip(trained, schedule.max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        state.add(loss)
-        if state.diverged:
+        kind = trainee.kind(batch)
+        state.add(loss, kind or "")
+        if kind is not None and state.diverged:
             what = f"the loss has diverged: it fell to {state.lowest:.3g} and is {state.smoothed:.3g} now"
             raise _failed(what, batch, trainee, step, schedule, checkpoints)
         seen = None

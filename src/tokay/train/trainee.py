@@ -112,6 +112,11 @@ class EmbedderTrainee:
         self.work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         return Cut(ids, chunks, sizes, kept)
 
+    def kind(self, batch: Batch) -> str | None:
+        """The sources of its rows; texts that shall stay begin with no loss at all, so theirs may rise."""
+        names = {source.name for source, _ in batch.rows if not source.matched}
+        return " ".join(sorted(names)) if names else None
+
     def describe(self, batch: Batch) -> Mapping[str, Any]:
         """The batch's rows with their texts."""
         rows = [

@@ -40,7 +40,7 @@ class Tuned:
     Attributes:
         settings: hash of the settings that made it.
         sources: name -> rows that were drawn of it, all epochs of one run together.
-        steps: of one run.
+        steps: that the last run did: fewer than planned where it stopped early.
         loss: of the last step of the last run.
         dev: weight of the tuned model -> mean nDCG@10 of the dev queries, for ``soup = "auto"``.
     """
@@ -155,7 +155,7 @@ def tune(
         base=base_name,
         settings=settings_hash(settings),
         sources={s.name: n for s, n in zip(sources, draw.rows(), strict=True)},
-        steps=draw.steps(),
+        steps=sum(line["run"] == settings.runs - 1 for line in lines) if engine.is_main else draw.steps(),
         runs=settings.runs,
         seconds=time.perf_counter() - began,
         texts=sum(line["texts"] for line in lines),
