@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tokay
+from command import call
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
-from tokay import cli
 from tokay.corpus import open_corpus
 from tokay.llm.estimate import Estimate, Planned, count, money
 from tokay.llm.ledger import spent_in
@@ -65,14 +65,6 @@ count_words = token_counter(tiny_base())
 
 def count_of(request: dict[str, Any]) -> int:
     return sum(count_words(message["content"]) for message in request["messages"])
-
-
-def call(*arguments: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["tokay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    return int(stop.value.code or 0)
 
 
 def distill(material: Path, server: FakeLLM, out: Path, *more: object, prices: bool = True) -> int:

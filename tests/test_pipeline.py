@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tokay
+from command import call
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay import cli
@@ -78,15 +79,6 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "queries.tsv").write_text("".join(f"u{n}\t{texts[i].split()[3]} please\n" for n, i in enumerate(ids[:9])))
     (folder / "qrels.tsv").write_text("".join(f"u{n} 0 {i} 1\n" for n, i in enumerate(ids[:9])))
     return folder
-
-
-def call(*arguments: object) -> int:
-    """The command line as a user calls it; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["tokay", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +237,7 @@ def test_refit_trains_on_everything_and_search_uses_it(
     assert call(*arguments, "--out", out, *FAST, "--refit", "--set", "evaluate.resamples=300") == 0
     assert model_folder(tokay.open_run(out)) == out / "model"
     assert weights(out / "model") == weights(out / "refit" / "model") != weights(out / "train" / "model")
-    assert "rows drawn" in (out / "model" / "README.md").read_text()
+    assert "rows planned" in (out / "model" / "README.md").read_text()
     capsys.readouterr()
     assert call("search", out, "alpha") == 0
     assert "tuned (used)" in capsys.readouterr().out

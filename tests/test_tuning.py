@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import tokay
+from command import call
 from tiny import WORDS, tiny_base
-from tokay import cli
 from tokay.models.embedder import Embedder
 from tokay.progress import Silent
 from tokay.settings import TrainSettings
@@ -30,19 +30,6 @@ FAST = (
     "--set",
     "train.dims=[16]",
 )
-
-
-def call(*words: object) -> int:
-    import sys
-
-    before, sys.argv = sys.argv, ["tokay", *map(str, words)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture
@@ -84,7 +71,7 @@ def test_a_mixture_becomes_a_model_with_its_card(
     assert story["loss"] == lines[-1]["loss"] < lines[0]["loss"]
     assert set(story["dev"]) == {f"{w:g}" for w in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)}
     card = (out / "README.md").read_text()
-    assert "80 rows drawn" in card
+    assert "80 rows planned" in card
     assert story["settings"] in card
     measured = json.loads((out / "training" / "dev.json").read_text())
     assert measured["tuned"] > measured["base"]
@@ -98,6 +85,13 @@ def test_losses_of_other_sources_are_no_divergence(mixture: Path, tmp_path: Path
     assert train(mixture, "--out", tmp_path / "model", "--set", "train.epochs=6") == 0
     lines = [json.loads(line) for line in (tmp_path / "model" / "training" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["loss"] for line in lines) > 10 * min(line["loss"] for line in lines)
+
+
+def test_learning_nothing_is_said(mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"query": f"{WORDS[i]} {WORDS[i + 1]}", "positive": "one text for all"}) for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    assert train(mixture, "--out", tmp_path / "model") == 0
+    assert "nothing was learned" in capsys.readouterr().err
 
 
 def test_lora_leaves_a_merged_model_and_its_matrices(mixture: Path, tmp_path: Path) -> None:
@@ -149,7 +143,7 @@ def test_planning_leaves_the_base_alone() -> None:
         (("{t}", "--plan"), "neither a run folder"),
         (("{t}/none.toml", "--plan"), "cannot be read"),
         (("{m}", "--plan", "--soup", "much"), "expected a number above 0"),
-        (("{m}", "--plan", "--soup", "2"), "less than or equal to 1"),
+        (("{m}", "--plan", "--soup", "2"), "expected a number above 0"),
         (("{m}", "--plan", "--adapter", "lorra"), "'full' or 'lora'"),
         (("{m}", "--plan", "--set", "train.epoch=2"), "unknown setting 'train.epoch'"),
         (("{m}", "--plan", "--base", "{t}"), "without config.json"),

@@ -348,7 +348,8 @@ def train(
             lines = plan_lines(material)
         else:
             done = run_training(material, out_folder, progress=screen)
-            lines = [f"{done.steps:,} steps in {done.seconds:,.0f} s; weight of the tuned model {done.soup:g}"]
+            early = f" of {done.planned:,}; stopped early" if done.steps < done.planned else ""
+            lines = [f"{done.steps:,} steps{early}, {done.seconds:,.0f} s; weight of the tuned model {done.soup:g}"]
             if done.dev is not None:
                 lines.append(
                     f"dev queries: nDCG@10 {done.dev[1]:.3f}, the base {done.dev[0]:.3f}; no verdict, as choices are "
@@ -360,10 +361,10 @@ def train(
 
 
 def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise TokayError(f"{option} is {text!r}; expected a number above 0 and up to 1, or auto") from None
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise TokayError(f"{option} is {text!r}; expected a number above 0 and up to 1, or auto")
 
 
 def _retrievers(words: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokay import open_run
 from tokay.corpus import open_corpus, whole
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import TokayError
 from tokay.evaluate.qrels import read_labels
 from tokay.models.locate import find_model
 from tokay.pipeline import dev_set_of, run_source
@@ -30,6 +30,7 @@ class Trained:
 
     model: Path
     steps: int
+    planned: int
     seconds: float
     soup: float
     dev: tuple[float, float] | None
@@ -152,7 +153,6 @@ def run_training(material: Material, out: Path, *, progress: Progress | None = N
     Raises:
         TokayError: ``out`` is taken, the disk is full, the loss diverges, a checkpoint there is of another training.
     """
-    _need_extra()
     from tokay.train.card import card
     from tokay.train.embedder import matryoshka_dims
     from tokay.train.engine import is_main_process
@@ -161,10 +161,6 @@ def run_training(material: Material, out: Path, *, progress: Progress | None = N
     check_out(out)
     settings, dev = material.settings, material.dev
     logs = out / TRAINING
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TokayError(f"--out {out} cannot be written: {error.strerror}") from error
     progress = progress or Silent()
     done = tune(
         material.base,
@@ -189,19 +185,11 @@ def run_training(material: Material, out: Path, *, progress: Progress | None = N
             progress.start("dev queries", None)
             seen = (float(dev.measure(material.base).mean()), float(dev.measure(Embedder.load(out)).mean()))
             (logs / "dev.json").write_text(json.dumps({"base": seen[0], "tuned": seen[1]}) + "\n", encoding="utf-8")
-    return Trained(out, done.steps, done.seconds, done.soup, seen)
+    return Trained(out, done.steps, done.planned, done.seconds, done.soup, seen)
 
 
 def plan_lines(material: Material) -> list[str]:
     """What the training would take, in words."""
-    _need_extra()
     from tokay.train.plan import plan_training
 
     return plan_training(material.base, material.sources, material.settings).lines()
-
-
-def _need_extra() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("accelerate") is None:
-        raise MissingExtra("training", "train", "accelerate")

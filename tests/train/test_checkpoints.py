@@ -100,9 +100,10 @@ def test_a_training_without_looks_has_no_best_weights(tmp_path: Path) -> None:
     assert found is not None
     state, best = found.restore(training.named, training.optimizer, CPU)
     assert best == {}
-    assert (state.step, state.lowest, state.best) == (0, math.inf, -math.inf)
-    assert math.isnan(state.first)
-    assert math.isnan(state.smoothed)
+    smoothed, first, lowest = state.trend
+    assert (state.step, lowest, state.best) == (0, math.inf, -math.inf)
+    assert math.isnan(first)
+    assert math.isnan(smoothed)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20))
@@ -112,10 +113,9 @@ def test_the_state_follows_the_loss(losses: list[float]) -> None:
         state.add(loss)
         smoothed = 0.9 * smoothed + 0.1 * loss
         lows.append(smoothed)
-    assert (state.step, state.first) == (len(losses), losses[0])
-    assert state.smoothed == pytest.approx(smoothed)
-    assert state.lowest == pytest.approx(min(lows))
-    assert state.diverged == (state.smoothed > max(3 * state.lowest, state.first))
+    assert state.step == len(losses)
+    assert state.trend == pytest.approx((smoothed, losses[0], min(lows)))
+    assert state.diverged == (state.trend[0] > max(3 * state.trend[2], losses[0]))
 
 
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:
@@ -281,3 +281,11 @@ def test_a_failed_batch_is_kept_as_it_was(tmp_path: Path) -> None:
     path = checkpoints(tmp_path / "new").save_batch({"texts": ["Größe\n`|", "水"]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"texts": ["Größe\n`|", "水"]}
     assert name_of_newest(tmp_path / "new") is None
+
+
+def test_losses_of_two_kinds_are_not_compared() -> None:
+    state = State()
+    for loss in (0.001, 3.0, 0.002, 2.9):
+        state.add(loss, "far" if loss > 1 else "near")
+        assert not state.diverged
+    assert set(state.trends) == {"near", "far"}

@@ -112,6 +112,7 @@ def test_a_tuning_writes_a_model_a_line_a_step_and_its_story(tmp_path: Path, kee
         settings=settings_hash(chosen),
         sources={"run": 120},
         steps=8,
+        planned=8,
         runs=1,
         seconds=done.seconds,
         texts=sum(len(texts) for texts in batches),
@@ -503,6 +504,7 @@ def story(**changes: Any) -> dict[str, Any]:
         "settings": "0123456789abcdef",
         "sources": {"run": 1200},
         "steps": 8,
+        "planned": 8,
         "runs": 2,
         "seconds": 12.3,
         "texts": 100,
@@ -542,8 +544,8 @@ def test_a_card_says_what_was_done() -> None:
     assert "Vectors of 384 numbers, cut to 128, 64 without training again" in text
     assert "50 queries of held-out documents. The tuned model is better." in text
     assert "| tuned @ 384 | 0.600 | 0.600 | 0.700 | 0.400 |" in text
-    assert "- `run`: 1,200 rows drawn" in text
-    assert "- 8 steps, 2 run(s), 12,345 tokens, 98.1% of the computed ones; 12 s in fp32" in text
+    assert "- `run`: 1,200 rows planned" in text
+    assert "- 8 of 8 steps, 2 run(s), 12,345 tokens, 98.1% of the computed ones; 12 s in fp32" in text
     assert "weight of the tuned model against its base: 0.7" in text
     assert "epochs = `7`" in text
     assert "temperature" not in text  # it has its default
@@ -592,4 +594,4 @@ def test_the_card_of_a_real_tuning_renders(tmp_path: Path) -> None:
     done = tuning(tmp_path, settings(epochs=1))
     text = card(json.loads(json.dumps(dataclasses.asdict(done))), settings(), data="x", dims=(32, 16), verdict={})
     assert f"# `{tiny_base()}`, tuned by Tokay" in text
-    assert "- 3 steps, 1 run(s)" in text
+    assert "- 3 of 3 steps, 1 run(s)" in text

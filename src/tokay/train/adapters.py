@@ -109,7 +109,7 @@ class Lora:
         """A folder that peft and ``Embedder.load`` read: the matrices, and which base they belong to."""
         for config in model.backbone.peft_config.values():
             config.base_model_name_or_path = base_name
-        model.backbone.save_pretrained(folder)
+        model.backbone.save_pretrained(folder, save_embedding_layers=False)  # looks at no Hub for the base
         write_about(folder, base=base_name, backbone_print=model.backbone.base_print, dims=model.config.dims)
         model.save_sizes(folder)
 

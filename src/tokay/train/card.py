@@ -59,9 +59,9 @@ def card(
         "## Training",
         "",
         f"- Data: {' '.join(data.split())}",
-        *(f"- {_code(name)}: {count:,} rows drawn" for name, count in tuned["sources"].items()),
-        f"- {tuned['steps']:,} steps, {tuned['runs']} run(s), {tuned['tokens']:,} tokens, {tuned['useful']:.1%} of the "
-        f"computed ones; {tuned['seconds']:,.0f} s in {tuned['precision']}",
+        *(f"- {_code(name)}: {count:,} rows planned" for name, count in tuned["sources"].items()),
+        f"- {tuned['steps']:,} of {tuned['planned']:,} steps, {tuned['runs']} run(s), {tuned['tokens']:,} tokens, "
+        f"{tuned['useful']:.1%} of the computed ones; {tuned['seconds']:,.0f} s in {tuned['precision']}",
         f"- {tuned['trainable']:,} of {tuned['parameters']:,} parameters trained; weight of the tuned model against "
         f"its base: {tuned['soup']:g}",
         f"- Settings {_code(tuned['settings'])}; other than the defaults of this version: "

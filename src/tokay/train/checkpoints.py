@@ -36,25 +36,30 @@ class State:
     """What a training remembers beside weights and moments: it is in every checkpoint."""
 
     step: int = 0
-    smoothed: float = math.nan
-    first: float = math.nan
-    lowest: float = math.inf
     best: float = -math.inf
     looks_since: int = 0
-    trends: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    kind: str = ""
+    trends: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # kind -> smoothed, first, lowest loss
 
     def add(self, loss: float, kind: str = "") -> None:
         """Take in the loss of a step; losses of one kind of batch are compared with each other alone."""
         smoothed, first, lowest = self.trends.get(kind, (loss, loss, math.inf))
         smoothed = SMOOTH * smoothed + (1 - SMOOTH) * loss
-        self.smoothed, self.first, self.lowest = smoothed, first, min(lowest, smoothed)
-        self.trends[kind] = [self.smoothed, self.first, self.lowest]
+        self.trends[kind] = [smoothed, first, min(lowest, smoothed)]
+        self.kind = kind
         self.step += 1
+
+    @property
+    def trend(self) -> tuple[float, float, float]:
+        """Smoothed, first and lowest loss of the last step's kind."""
+        smoothed, first, lowest = self.trends.get(self.kind, (math.nan, math.nan, math.inf))
+        return smoothed, first, lowest
 
     @property
     def diverged(self) -> bool:
         """Whether the loss of the last step's kind has run away."""
-        return self.smoothed > max(DIVERGED * self.lowest, self.first)
+        smoothed, first, lowest = self.trend
+        return smoothed > max(DIVERGED * lowest, first)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,8 +32,7 @@ class Engine:
     """
 
     def __init__(self, *, precision: Precision = "auto", track: str = "", folder: Path | None = None) -> None:
-        if importlib.util.find_spec("accelerate") is None:
-            raise MissingExtra("training", "train", "accelerate")
+        _need_accelerate()
         if track and importlib.util.find_spec(track) is None:
             raise TokayError(f"train.track is {track!r}, which is not installed: pip install {track}")
         from accelerate import Accelerator
@@ -162,9 +161,15 @@ class Engine:
 
 def is_main_process() -> bool:
     """Whether this is the one process of several that writes and reports."""
+    _need_accelerate()
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
+
+
+def _need_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtra("training", "train", "accelerate")
 
 
 def best_precision() -> Literal["fp32", "bf16"]:

@@ -46,43 +46,34 @@ def backward(
         The loss.
     """
     with engine.shared_casts():
-        return _backward(encode, chunks, loss, kept=kept, engine=engine)
-
-
-def _backward(
-    encode: Callable[[C], Tensor],
-    chunks: Sequence[C],
-    loss: Callable[[Tensor], Tensor],
-    *,
-    kept: Callable[[int], bool],
-    engine: Engine,
-) -> float:
-    mine = engine.share(chunks)
-    graphs: list[Tensor | None] = []
-    states, vectors = [], []
-    for at, chunk in enumerate(mine):
-        states.append(_random_state(engine.device))
-        with torch.set_grad_enabled(kept(at)), engine.autocast():
-            out = encode(chunk).float()
-        graphs.append(out if kept(at) else None)
-        vectors.append(out.detach())
-    sizes = [len(chunk) for chunk in chunks]
-    width = vectors[0].shape[1] if vectors else 1
-    leaves = engine.gather(torch.cat(vectors) if vectors else torch.zeros(0, width), sizes).requires_grad_()
-    value = loss(leaves)
-    engine.backward(value)
-    gradient = leaves.grad
-    assert gradient is not None  # every loss here depends on the vectors
-    engine.forget_casts()  # some of them may have been made without a graph
-    for graph, chunk, state, part in zip(graphs, mine, states, engine.share(torch.split(gradient, sizes)), strict=True):
-        if graph is None:
-            after = _random_state(engine.device)
-            _set_random_state(state, engine.device)
-            with engine.autocast():
-                graph = encode(chunk).float()
-            _set_random_state(after, engine.device)
-        graph.backward(part)  # type: ignore[no-untyped-call]
-    return value.item()
+        mine = engine.share(chunks)
+        graphs: list[Tensor | None] = []
+        states, vectors = [], []
+        for at, chunk in enumerate(mine):
+            states.append(_random_state(engine.device))
+            with torch.set_grad_enabled(kept(at)), engine.autocast():
+                out = encode(chunk).float()
+            graphs.append(out if kept(at) else None)
+            vectors.append(out.detach())
+        sizes = [len(chunk) for chunk in chunks]
+        width = vectors[0].shape[1] if vectors else 1
+        leaves = engine.gather(torch.cat(vectors) if vectors else torch.zeros(0, width), sizes).requires_grad_()
+        value = loss(leaves)
+        engine.backward(value)
+        gradient = leaves.grad
+        assert gradient is not None  # every loss here depends on the vectors
+        engine.forget_casts()  # some of them may have been made without a graph
+        for graph, chunk, state, part in zip(
+            graphs, mine, states, engine.share(torch.split(gradient, sizes)), strict=True
+        ):
+            if graph is None:
+                after = _random_state(engine.device)
+                _set_random_state(state, engine.device)
+                with engine.autocast():
+                    graph = encode(chunk).float()
+                _set_random_state(after, engine.device)
+            graph.backward(part)  # type: ignore[no-untyped-call]
+        return value.item()
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

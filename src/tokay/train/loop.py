@@ -130,7 +130,8 @@ def train(
         kind = trainee.kind(batch)
         state.add(loss, kind or "")
         if kind is not None and state.diverged:
-            what = f"the loss has diverged: it fell to {state.lowest:.3g} and is {state.smoothed:.3g} now"
+            smoothed, _, lowest = state.trend
+            what = f"the loss has diverged: it fell to {lowest:.3g} and is {smoothed:.3g} now"
             raise _failed(what, batch, trainee, step, schedule, checkpoints)
         seen = None
         if look and schedule.patience and (state.step % schedule.look_every == 0 or state.step == schedule.steps):

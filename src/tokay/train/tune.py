@@ -40,7 +40,8 @@ class Tuned:
     Attributes:
         settings: hash of the settings that made it.
         sources: name -> rows that were drawn of it, all epochs of one run together.
-        steps: that the last run did: fewer than planned where it stopped early.
+        steps: that the last run did.
+        planned: steps of a run that does not stop early.
         loss: of the last step of the last run.
         dev: weight of the tuned model -> mean nDCG@10 of the dev queries, for ``soup = "auto"``.
     """
@@ -49,6 +50,7 @@ class Tuned:
     settings: str
     sources: dict[str, int]
     steps: int
+    planned: int
     runs: int
     seconds: float
     texts: int
@@ -105,7 +107,10 @@ def tune(
     size = 4 * sum(p.numel() for p in base.parameters())
     if engine.is_main:
         need_room(model, size + (7 * size if checkpoints and settings.checkpoint_minutes else 0))
-        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TokayError(f"{logs} cannot be made: {error.strerror}; write somewhere else") from error
     engine.start_tracking("tokay", settings.model_dump(mode="json"))
     work, began = Work(), time.perf_counter()
     mean, trainable = base, 0
@@ -150,12 +155,15 @@ def tune(
             mean = tuned
     lines = _close_log(journal, settings.runs) if engine.is_main else []
     loss = float(lines[-1]["loss"]) if lines else None
+    if lines and not any(line["norm"] for line in lines):
+        progress.say("nothing was learned: no row had a negative, so that every gradient was 0")
     soup, looks = _soup(mean, base, settings, dev)
     done = Tuned(
         base=base_name,
         settings=settings_hash(settings),
         sources={s.name: n for s, n in zip(sources, draw.rows(), strict=True)},
         steps=sum(line["run"] == settings.runs - 1 for line in lines) if engine.is_main else draw.steps(),
+        planned=draw.steps(),
         runs=settings.runs,
         seconds=time.perf_counter() - began,
         texts=sum(line["texts"] for line in lines),
@@ -231,25 +239,23 @@ def identity_of(base_print: str, sources: Sequence[Source], settings: TrainSetti
     return digest.hexdigest()
 
 
-def _follow(
-    steps: Iterator[Step], log: Path, *, run: int, engine: Engine, progress: Progress, work: Work
-) -> Step | None:
-    """Run a training to its end, with a JSON line a step; returns the last step.
+def _follow(steps: Iterator[Step], log: Path, *, run: int, engine: Engine, progress: Progress, work: Work) -> None:
+    """Run a training to its end, with a JSON line a step.
 
     One that goes on from a checkpoint keeps the lines up to it.
     """
-    began, before, average, last = time.perf_counter(), work.tokens, 0.0, None
+    began, before, average, started = time.perf_counter(), work.tokens, 0.0, False
     at = dataclasses.asdict(work)
     file: IO[str] | None = None
     try:
         for step in steps:
-            if last is None:
+            if not started:
                 average = step.loss
                 file = _open_log(log, run, step.step) if engine.is_main else None
                 if step.step:
                     progress.say(f"training goes on from the checkpoint after step {step.step}")
                     progress.advance(step.step)
-            last = step
+            started = True
             average = 0.9 * average + 0.1 * step.loss
             values = {k: v for k, v in dataclasses.asdict(step).items() if v is not None}
             if file is not None:
@@ -264,7 +270,6 @@ def _follow(
     finally:
         if file is not None:
             file.close()
-    return last
 
 
 def _open_log(log: Path, run: int, start: int) -> IO[str]:
