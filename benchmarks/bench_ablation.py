@@ -26,7 +26,7 @@ from tokay.evaluate.significance import compare
 from tokay.evaluate.sts import Pairs, read_sts, sts_spearman
 from tokay.evaluate.verdict import Side, qrels_of
 from tokay.examples import make_examples
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.pipeline import dev_set_of, run_source
 from tokay.progress import Silent
 from tokay.records import Candidate, Document, Example, Judgment, Passage, Query
@@ -133,7 +133,7 @@ class Bench:
     """A run to train on, and what is asked of the result."""
 
     run: Run
-    base: Embedder
+    base: TorchEmbedder
     passages: list[Passage]
     queries: Mapping[str, str]
     groups: list[str]
@@ -142,7 +142,7 @@ class Bench:
     hold_out: bool
     data: Path
 
-    def measure(self, model: Embedder) -> dict[str, Any]:
+    def measure(self, model: TorchEmbedder) -> dict[str, Any]:
         """nDCG@10 of each query at each width, and the STS correlation."""
         vectors = model.encode([p.text for p in self.passages], titles=[p.title for p in self.passages])
         side = Side(model.encode(list(self.queries.values()), kind="query"), vectors)
@@ -153,7 +153,7 @@ class Bench:
             values[str(dim)] = list(evaluate_run(self.qrels, found)["ndcg@10"].values())
         return {"ndcg@10": values, "sts": sts_spearman(model, self.sts) if self.sts else float("nan")}
 
-    def train(self, recipe: str, seed: int) -> tuple[Embedder, dict[str, Any]]:
+    def train(self, recipe: str, seed: int) -> tuple[TorchEmbedder, dict[str, Any]]:
         """A tuned copy of the base, and what training said of itself."""
         changes, choices = RECIPES[recipe]
         kind = changes.get("mixture", "")
@@ -174,7 +174,7 @@ class Bench:
                 progress=Silent(),
                 dev=dev,
             )
-            return Embedder.load(path / "model"), dataclasses.asdict(done)
+            return TorchEmbedder.load(path / "model"), dataclasses.asdict(done)
 
     def rows(self, choices: ExampleSettings) -> Iterator[Example]:
         """The run's training rows; all rows where nothing is held out."""
@@ -249,7 +249,7 @@ def main() -> None:
 def open_bench(options: Any) -> Bench:
     """The run with the queries that are asked."""
     run = open_run(options.run)
-    base = with_cut(Embedder.load("minilm"), run.read_json("vectors", "cut")["cut"])
+    base = with_cut(TorchEmbedder.load("minilm"), run.read_json("vectors", "cut")["cut"])
     passages = list(run.table("corpus", "passages", Passage))
     sts = (
         options.data / "stsb" / ("test.parquet" if options.part == "test" else "dev.parquet") if options.data else None

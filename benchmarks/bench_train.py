@@ -141,7 +141,7 @@ def ours(run: Path, kind: str, batch: int, length: int, precision: str, steps: i
     """Tokay, without what its rows know beside the pair."""
     import dataclasses
 
-    from tokay.models.embedder import Embedder
+    from tokay.models.torch_embedder import TorchEmbedder
     from tokay.settings import TrainSettings
     from tokay.train.adapters import adapter_of
     from tokay.train.embedder import prepared, train_embedder
@@ -163,7 +163,7 @@ def ours(run: Path, kind: str, batch: int, length: int, precision: str, steps: i
             **kept,
         }
     )
-    tuned = prepared(with_cut(Embedder.load("minilm", device="cpu"), length), settings)
+    tuned = prepared(with_cut(TorchEmbedder.load("minilm", device="cpu"), length), settings)
     adapter_of(settings).attach(tuned)
     times, work, at = [], Work(), time.perf_counter()
     for step in train_embedder(tuned, [Source("fret", plain, texts)], settings, work=work):

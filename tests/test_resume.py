@@ -45,7 +45,7 @@ def child(documents: str, base: str, url: str, out: str, kill_at: int, events: A
 
     from tokay import distill
     from tokay.llm.ledger import Ledger
-    from tokay.models.embedder import Embedder
+    from tokay.models.torch_embedder import TorchEmbedder
     from tokay.store import Run, StageOutput
     from tokay.train import loop
     from tokay.train.checkpoints import Checkpoints
@@ -71,8 +71,8 @@ def child(documents: str, base: str, url: str, out: str, kill_at: int, events: A
     watch(Ledger, "_write", after=True)  # an answer was committed
     watch(loop.Schedule, "rate", after=False)  # every step of training
     watch(Checkpoints, "save", after=True)
-    watch(Embedder, "save", after=True)
-    watch(Embedder, "_encode_window", after=False)
+    watch(TorchEmbedder, "save", after=True)
+    watch(TorchEmbedder, "_encode_window", after=False)
     distill(
         documents,
         out=out,

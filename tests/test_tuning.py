@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tokay
 from command import call
 from tiny import WORDS, tiny_base
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Silent
 from tokay.settings import TrainSettings
 from tokay.train.plan import plan_training
@@ -64,7 +63,7 @@ def test_a_mixture_becomes_a_model_with_its_card(
     assert train(mixture, "--out", out, "--dev", tmp_path / "beir", "--soup", "auto", "--set", "train.patience=3") == 0
     said = capsys.readouterr().out
     assert "dev queries: nDCG@10" in said
-    assert Embedder.load(out).config.dims == (32, 16)
+    assert TorchEmbedder.load(out).config.dims == (32, 16)
     story = json.loads((out / "training" / "tuned.json").read_text())
     lines = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == story["steps"] == 10
@@ -98,9 +97,9 @@ def test_lora_leaves_a_merged_model_and_its_matrices(mixture: Path, tmp_path: Pa
     out = tmp_path / "model"
     assert train(mixture, "--out", out, "--adapter", "lora") == 0
     texts = [" ".join(WORDS[i : i + 5]) for i in range(9)]
-    merged, adapted = Embedder.load(out), Embedder.load(out / "training" / "adapter")
+    merged, adapted = TorchEmbedder.load(out), TorchEmbedder.load(out / "training" / "adapter")
     np.testing.assert_allclose(merged.encode(texts), adapted.encode(texts), atol=1e-5)
-    assert not np.allclose(merged.encode(texts), Embedder.load(tiny_base()).encode(texts), atol=1e-3)
+    assert not np.allclose(merged.encode(texts), TorchEmbedder.load(tiny_base()).encode(texts), atol=1e-3)
 
 
 def test_a_plan_trains_nothing_and_counts_what_training_does(
@@ -193,7 +192,7 @@ def test_a_training_that_was_cut_goes_on_and_one_of_other_rows_is_refused(
     moved = shutil.copytree(cut, tmp_path / "moved")
     for out in (cut, moved):
         assert train(mixture, "--out", out, *often) == 0
-    weights = [tokay.Embedder.load(out).state_dict() for out in (whole, cut, moved)]
+    weights = [TorchEmbedder.load(out).state_dict() for out in (whole, cut, moved)]
     assert all(weights[0][name].equal(other[name]) for other in weights[1:] for name in weights[0])
 
 

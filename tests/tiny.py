@@ -24,7 +24,7 @@ def tiny_base(
     import torch
     from transformers import BertConfig, BertModel
 
-    from tokay.models.embedder import EmbedderConfig, write_config
+    from tokay.models.folder import EmbedderConfig, write_config
     from tokay.models.format import InputFormat
 
     folder = Path(tempfile.mkdtemp(prefix="tokay-tiny-"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tiny import WORDS, tiny_base
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.records import Example
 from tokay.settings import TrainSettings
 from tokay.train.adapters import adapter_of
@@ -67,16 +67,16 @@ def settings(**changes: Any) -> TrainSettings:
 
 
 @functools.cache
-def _base() -> Embedder:
-    return Embedder.load(tiny_base(), device="cpu")
+def _base() -> TorchEmbedder:
+    return TorchEmbedder.load(tiny_base(), device="cpu")
 
 
-def base() -> Embedder:
+def base() -> TorchEmbedder:
     """A copy of the tiny base: 2 layers, 32 wide."""
     return _base().clone().eval()
 
 
-def ready(chosen: TrainSettings) -> Embedder:
+def ready(chosen: TrainSettings) -> TorchEmbedder:
     """A copy that is about to be trained; the matrices of an adapter are drawn by the settings' seed."""
     tuned = prepared(base(), chosen)
     torch.manual_seed(chosen.seed)

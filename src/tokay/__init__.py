@@ -1,6 +1,6 @@
 """Tokay turns documents and any LLM into a text embedder that is measurably better on your own search.
 
-Importing this loads no torch; ``Embedder`` does, when it is first used.
+Importing this loads no torch; ``Embedder.load`` does, for the back-end of that name.
 """
 
 from __future__ import annotations
@@ -48,12 +48,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tokay' has no attribute {name!r}; it has {', '.join(__all__)}")
     import importlib
 
-    try:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name in ("torch", "transformers"):
-            raise MissingExtra(f"tokay.{name}", "embed", error.name) from error
-        raise
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def open_run(path: str | Path) -> Run:

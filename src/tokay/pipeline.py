@@ -403,10 +403,10 @@ class _Distillation:
 
     def base(self) -> Any:
         """The base with the run's format and, once it is chosen, the run's cut."""
-        from tokay.models.embedder import Embedder
+        from tokay.models.torch_embedder import TorchEmbedder
         from tokay.vectors import with_cut
 
-        embedder = Embedder.load(self.base_folder)
+        embedder = TorchEmbedder.load(self.base_folder)
         if self.store.is_done("vectors"):
             with_cut(embedder, self.store.read_json("vectors", "cut")["cut"])
         return embedder
@@ -602,10 +602,10 @@ class _Distillation:
         wanted = self.settings.train.max_tokens
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
             from tokay.vectors import CUTS, choose_cut, encode_corpus, try_cuts, with_cut
 
-            base = Embedder.load(self.base_folder)
+            base = TorchEmbedder.load(self.base_folder)
             asked = [q for q in self.queries() if q.part != "test" and q.seed_id]
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
@@ -624,11 +624,11 @@ class _Distillation:
         settings = self.settings.train
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
 
             rows = make_examples(self.queries(), (), (), self.parts(), ExampleSettings())
             self.train_on([row for row in rows if row.part == "train"], out, name="initial")
-            self.encode_tuned(Embedder.load(out.path / "model"), out)
+            self.encode_tuned(TorchEmbedder.load(out.path / "model"), out)
 
         key = {**settings.model_dump(mode="json"), "base": self.base_print, "mixture": self.mixture_print}
         self.stage("initial", work, settings=key, reads=("corpus", "split", "generate", "vectors"), code="train")
@@ -645,9 +645,9 @@ class _Distillation:
             proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
             rankings = {"base": self.nearest(self.base(), texts, "vectors/base.npy"), "bm25": self.bm25(texts)}
             if with_initial:
-                from tokay.models.embedder import Embedder
+                from tokay.models.torch_embedder import TorchEmbedder
 
-                initial = Embedder.load(self.store.path / "initial" / "model")
+                initial = TorchEmbedder.load(self.store.path / "initial" / "model")
                 rankings["initial"] = self.nearest(initial, texts, "initial/tuned.npy")
             found = mine(queries, ids, rankings, settings, proposed=proposed, known=self.known())
             out.write("candidates", Candidate, found)
@@ -781,11 +781,11 @@ class _Distillation:
         """The same recipe on the queries of all documents; the verdict stays that of the model before."""
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
 
             rows = self.rows_of(None)
             self.train_on(list(rows), out, name="refit")
-            self.encode_tuned(Embedder.load(out.path / "model"), out)
+            self.encode_tuned(TorchEmbedder.load(out.path / "model"), out)
 
         key = {
             **self.settings.train.model_dump(mode="json"),
@@ -812,9 +812,9 @@ class _Distillation:
         settings = self.settings.evaluate
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
 
-            base, tuned = self.base(), Embedder.load(self.store.path / "train" / "model")
+            base, tuned = self.base(), TorchEmbedder.load(self.store.path / "train" / "model")
             ids = [p.passage_id for p in self.passages()]
             self.encode_tuned(tuned, out)
             vectors = {
@@ -879,12 +879,12 @@ class _Distillation:
         settings = self.settings.evaluate
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
 
             ids = [p.passage_id for p in self.passages()]
             labels = read_labels(self.settings.queries, self.settings.qrels, known_ids=set(ids))
             texts = list(labels.queries.values())
-            base, tuned = self.base(), Embedder.load(self.store.path / "train" / "model")
+            base, tuned = self.base(), TorchEmbedder.load(self.store.path / "train" / "model")
             self.progress.start("your own queries", None)
             base_side = Side(
                 base.encode(texts, kind="query"),
@@ -919,7 +919,7 @@ class _Distillation:
         """The model that the verdict recommends, under one name, with its card."""
 
         def work(out: StageOutput) -> None:
-            from tokay.models.embedder import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
             from tokay.train.card import card
 
             verdict = self.store.read_json("evaluate", "verdict")
@@ -935,7 +935,7 @@ class _Distillation:
                 json.loads((made / "tuned.json").read_text(encoding="utf-8")),
                 self.settings.train,
                 data=data,
-                dims=Embedder.load(out.path).config.dims,
+                dims=TorchEmbedder.load(out.path).config.dims,
                 verdict=verdict,
             )
             (out.path / "README.md").write_text(text, encoding="utf-8")

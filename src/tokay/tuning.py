@@ -78,7 +78,7 @@ def read_material(
     Raises:
         TokayError: what is missing, or cannot be trained on.
     """
-    from tokay import Embedder  # says which extra is missing
+    from tokay.models.torch_embedder import TorchEmbedder  # says which extra is missing
     from tokay.vectors import with_cut
 
     path, train = Path(source).expanduser(), settings.train
@@ -101,7 +101,7 @@ def read_material(
             queries = run.table("generate", "queries", Query)
             dev_set = dev_set_of(run, queries, relevant_grade=settings.evaluate.relevant_grade)
     folder = find_model(name)
-    model = Embedder.load(folder)
+    model = TorchEmbedder.load(folder)
     return Material(
         base=with_cut(model, min(cut, model.config.max_tokens)) if cut else model,
         base_name=name,
@@ -180,10 +180,10 @@ def run_training(material: Material, out: Path, *, progress: Progress | None = N
         text = card(dataclasses.asdict(done), settings, data=material.data, dims=dims, verdict={})
         (out / "README.md").write_text(text, encoding="utf-8")
         if dev is not None:
-            from tokay import Embedder
+            from tokay.models.torch_embedder import TorchEmbedder
 
             progress.start("dev queries", None)
-            seen = (float(dev.measure(material.base).mean()), float(dev.measure(Embedder.load(out)).mean()))
+            seen = (float(dev.measure(material.base).mean()), float(dev.measure(TorchEmbedder.load(out)).mean()))
             (logs / "dev.json").write_text(json.dumps({"base": seen[0], "tuned": seen[1]}) + "\n", encoding="utf-8")
     return Trained(out, done.steps, done.planned, done.seconds, done.soup, seen)
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from tiny import WORDS, old_pooling_only, tiny_base
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder, by_token_budget, pool
+from tokay.models.batching import by_token_budget
+from tokay.models.embedder import Embedder
 from tokay.models.format import GECKO, NONE
 from tokay.models.locate import find_model
+from tokay.models.torch_embedder import TorchEmbedder, pool
 
 texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=0, max_size=90).map(" ".join), min_size=1, max_size=12)
 
@@ -36,7 +38,7 @@ def test_windows_do_not_matter(embedder: Embedder, monkeypatch: pytest.MonkeyPat
     batch = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
     whole = embedder.encode(batch)
     monkeypatch.setattr("tokay.models.embedder.TEXTS_PER_WINDOW", 7)
-    monkeypatch.setattr("tokay.models.embedder.TOKENS_PER_BATCH", 16)
+    monkeypatch.setattr(TorchEmbedder, "tokens_per_batch", 16)
     np.testing.assert_allclose(embedder.encode(iter(batch)), whole, atol=2e-6)
 
 
@@ -113,8 +115,14 @@ def test_errors_say_what_to_do(embedder: Embedder, tmp_path: Path) -> None:
         embedder.encode("one")
     with pytest.raises(TokayError, match=r"dim is 33; this model has vectors of 32"):
         embedder.encode(["one"], dim=33)
-    with pytest.raises(TokayError, match=r"kind is 'document'; expected 'query' or 'passage'"):
-        embedder.encode(["one"], kind="document")  # type: ignore[arg-type]
+    with pytest.raises(TokayError, match=r"kind is 'documnt'; expected .* did you mean 'document'\?"):
+        embedder.encode(["one"], kind="documnt")
+    with pytest.raises(TokayError, match=r"long is 'head'; expected 'truncate' or 'chunk'"):
+        embedder.encode(["one"], long="head")  # type: ignore[arg-type]
+    with pytest.raises(TokayError, match=r"workers is 0; expected 1 or more"):
+        embedder.encode(["one"], workers=0)
+    with pytest.raises(TokayError, match=r"backend is 'tensorrt'; expected one of torch, onnx, onnx-int8, static"):
+        Embedder.load(tiny_base(), backend="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(TokayError, match=r"folder without config.json"):
         find_model(tmp_path)
     with pytest.raises(TokayError, match=r"there is no model folder ./nowhere/at/all"):

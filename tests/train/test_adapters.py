@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tiny import tiny_base, tiny_lm
 from tokay.errors import MissingExtra, TokayError
-from tokay.models.embedder import Embedder
 from tokay.models.layers import embeddings_of, layers_of, weights_print
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import Full, Lora, adapter_of, savings_of, set_dropout
 from tokay.train.embedder import train_embedder
@@ -28,25 +28,25 @@ def lora(**changes: Any) -> TrainSettings:
     return settings(**{"adapter": "lora", "lora_rank": 4, "lora_alpha": 16, "epochs": 2, **changes})
 
 
-def trained(chosen: TrainSettings) -> Embedder:
+def trained(chosen: TrainSettings) -> TorchEmbedder:
     tuned = ready(chosen)
     list(train_embedder(tuned, [source()], chosen))
     return tuned
 
 
 @pytest.fixture(scope="module")
-def tuned_once() -> Embedder:
+def tuned_once() -> TorchEmbedder:
     return trained(lora(learning_rate=1e-2))
 
 
 @pytest.fixture
-def tuned(tuned_once: Embedder) -> Embedder:
+def tuned(tuned_once: TorchEmbedder) -> TorchEmbedder:
     """Trained matrices beside the base's weights, not merged."""
     return tuned_once.clone().eval()
 
 
 @pytest.fixture
-def saved(tuned: Embedder, tmp_path: Path) -> Path:
+def saved(tuned: TorchEmbedder, tmp_path: Path) -> Path:
     adapter_of(lora()).save(tuned, tmp_path / "adapter", base_name=str(tiny_base()))
     return tmp_path / "adapter"
 
@@ -55,7 +55,7 @@ def trainable(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def is_of(name: str, model: Embedder) -> Tensor | None:
+def is_of(name: str, model: TorchEmbedder) -> Tensor | None:
     """The base's weight that a name of a wrapped backbone stands for; None: it is the adapter's own."""
     plain = name.replace("base_model.model.", "").replace(".base_layer", "")
     return dict(model.named_parameters()).get(plain)
@@ -64,7 +64,7 @@ def is_of(name: str, model: Embedder) -> Tensor | None:
 # -- the matrices ---------------------------------------------------------------------------------------------------
 
 
-def test_lora_trains_its_matrices_and_nothing_else(tuned: Embedder) -> None:
+def test_lora_trains_its_matrices_and_nothing_else(tuned: TorchEmbedder) -> None:
     names = trainable(ready(lora()))
     assert len(names) == 2 * 6 * 2  # layers, linear maps, A and B
     assert all("lora_A" in name or "lora_B" in name for name in names)
@@ -81,7 +81,7 @@ def test_an_adapter_that_was_not_trained_changes_no_output() -> None:
     np.testing.assert_array_equal(ready(lora()).eval().encode(TEXTS), base().encode(TEXTS))
 
 
-def test_merged_equals_unmerged_and_is_a_model_of_the_bases_kind(tuned: Embedder) -> None:
+def test_merged_equals_unmerged_and_is_a_model_of_the_bases_kind(tuned: TorchEmbedder) -> None:
     before = tuned.encode(TEXTS)
     assert np.abs(before - base().encode(TEXTS)).max() > 1e-3  # or merging would have nothing to do
     adapter_of(lora()).merge(tuned)
@@ -106,7 +106,7 @@ def test_lora_trains_with_gradient_checkpointing_as_without() -> None:
 
 
 def test_lora_wraps_every_linear_map_of_a_decoders_layers() -> None:
-    model = Embedder.load(tiny_lm(), device="cpu")
+    model = TorchEmbedder.load(tiny_lm(), device="cpu")
     Lora(2, 4.0).attach(model)
     names = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name in trainable(model) if ".lora_A" in name}
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -127,8 +127,8 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 # -- the saved folder -----------------------------------------------------------------------------------------------
 
 
-def test_a_saved_adapter_loads_as_the_model_that_was_trained(tuned: Embedder, saved: Path) -> None:
-    loaded = Embedder.load(saved, device="cpu")
+def test_a_saved_adapter_loads_as_the_model_that_was_trained(tuned: TorchEmbedder, saved: Path) -> None:
+    loaded = TorchEmbedder.load(saved, device="cpu")
     assert loaded.config == tuned.config
     assert loaded.config.dims == (32, 16)
     np.testing.assert_allclose(loaded.encode(TEXTS), tuned.encode(TEXTS), atol=1e-6)
@@ -140,7 +140,7 @@ def test_prompts_of_an_adapter_are_those_it_was_trained_with(tmp_path: Path) -> 
     chosen = lora(format="gecko", epochs=1)
     model = trained(chosen)
     adapter_of(chosen).save(model, tmp_path, base_name=str(tiny_base()))
-    loaded = Embedder.load(tmp_path, device="cpu")
+    loaded = TorchEmbedder.load(tmp_path, device="cpu")
     assert loaded.config.prompts == model.config.prompts != base().config.prompts
     np.testing.assert_allclose(loaded.encode(TEXTS, kind="query"), model.encode(TEXTS, kind="query"), atol=1e-6)
 
@@ -153,7 +153,7 @@ def test_a_saved_adapter_is_small_and_names_its_base(saved: Path) -> None:
     assert not (saved / "model.safetensors").exists()
 
 
-def test_peft_reads_a_saved_adapter_by_itself(tuned: Embedder, saved: Path) -> None:
+def test_peft_reads_a_saved_adapter_by_itself(tuned: TorchEmbedder, saved: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModel
 
@@ -169,14 +169,14 @@ def test_an_adapter_of_other_weights_is_refused(saved: Path) -> None:
     about = json.loads((saved / "tokay_adapter.json").read_text())
     (saved / "tokay_adapter.json").write_text(json.dumps({**about, "base": str(tiny_base(seed=1))}))
     with pytest.raises(TokayError, match=rf"is an adapter of .* with weights {about['weights'][:12]}….* Load it with"):
-        Embedder.load(saved, device="cpu")
+        TorchEmbedder.load(saved, device="cpu")
 
 
 def test_an_adapter_whose_base_is_gone_is_refused(saved: Path) -> None:
     about = json.loads((saved / "tokay_adapter.json").read_text())
     (saved / "tokay_adapter.json").write_text(json.dumps({**about, "base": str(saved / "nowhere")}))
     with pytest.raises(TokayError, match="nowhere"):
-        Embedder.load(saved, device="cpu")
+        TorchEmbedder.load(saved, device="cpu")
 
 
 def test_an_adapter_that_names_no_base_is_refused(saved: Path) -> None:
@@ -184,14 +184,14 @@ def test_an_adapter_that_names_no_base_is_refused(saved: Path) -> None:
     config = json.loads((saved / "adapter_config.json").read_text())
     (saved / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(TokayError, match="is an adapter and does not name its base; add base_model_name_or_path"):
-        Embedder.load(saved, device="cpu")
+        TorchEmbedder.load(saved, device="cpu")
 
 
-def test_a_folder_of_pefts_own_loads_by_the_base_that_it_names(tuned: Embedder, saved: Path) -> None:
+def test_a_folder_of_pefts_own_loads_by_the_base_that_it_names(tuned: TorchEmbedder, saved: Path) -> None:
     for path in saved.iterdir():
         if not path.name.startswith("adapter_"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    loaded = Embedder.load(saved, device="cpu")
+    loaded = TorchEmbedder.load(saved, device="cpu")
     assert loaded.config == base().config
     np.testing.assert_allclose(loaded.encode(TEXTS), tuned.encode(TEXTS), atol=1e-6)
 
@@ -241,7 +241,7 @@ def test_settings_name_the_adapter(changes: dict[str, Any], adapter: object) -> 
 # -- what is saved --------------------------------------------------------------------------------------------------
 
 
-def flops(model: Embedder) -> int:
+def flops(model: TorchEmbedder) -> int:
     """Products that torch counts in a step of one text, with weights alone: attention's own are none."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -339,7 +339,7 @@ def test_savings_are_told_in_words() -> None:
 
 
 def test_dropout_reaches_attention_of_either_kind() -> None:
-    bert, llama = base(), Embedder.load(tiny_lm(), device="cpu")
+    bert, llama = base(), TorchEmbedder.load(tiny_lm(), device="cpu")
     for model in (bert, llama):
         set_dropout(model, 0.4)
     assert {m.p for m in bert.modules() if isinstance(m, nn.Dropout)} == {0.4}
@@ -351,6 +351,6 @@ def test_dropout_reaches_attention_of_either_kind() -> None:
 
 
 def test_tables_are_found_in_a_decoder_too() -> None:
-    model = Embedder.load(tiny_lm(), device="cpu")
+    model = TorchEmbedder.load(tiny_lm(), device="cpu")
     tables = {id(p) for p in embeddings_of(model.backbone)}
     assert tables == {id(model.backbone.embed_tokens.weight)}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import train_data
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train import trainee as trainee_module
 from tokay.train.batches import Batch
@@ -130,14 +130,14 @@ def setting(name: str, **changes: Any) -> TrainSettings:
     return train_data.settings(**{"freeze_embeddings": False, **OBJECTIVES[name], **changes})
 
 
-def batch_of(name: str, model: Embedder, chosen: TrainSettings) -> Batch:
+def batch_of(name: str, model: TorchEmbedder, chosen: TrainSettings) -> Batch:
     judged_rows = source(rows=[judged(i) for i in range(40)])
     kept = source("kept", [row(i) for i in range(20, 30)], matched=True)
     rows = [(judged_rows, e) for e in judged_rows.rows[:12]]
     return maker_of(model, chosen).make(rows + [(kept, e) for e in kept.rows] if name == "matched" else rows, 0)
 
 
-def unlike_its_teacher(chosen: TrainSettings) -> Embedder:
+def unlike_its_teacher(chosen: TrainSettings) -> TorchEmbedder:
     tuned = ready(chosen)
     with torch.no_grad():
         tuned.backbone.encoder.layer[1].output.LayerNorm.weight.mul_(torch.linspace(0.2, 2.0, 32))

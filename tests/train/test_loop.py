@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder
 from tokay.models.format import GECKO
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import set_dropout
 from tokay.train.checkpoints import Checkpoints
@@ -74,7 +74,7 @@ def run(
     )
 
 
-def trained(*, chosen: TrainSettings | None = None, **changes: Any) -> tuple[Embedder, list[float]]:
+def trained(*, chosen: TrainSettings | None = None, **changes: Any) -> tuple[TorchEmbedder, list[float]]:
     chosen = chosen or settings(**changes)
     tuned = ready(chosen)
     return tuned, [step.loss for step in train_embedder(tuned, [source()], chosen)]
@@ -89,7 +89,7 @@ def assert_equal(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> No
     assert [name for name in some if not torch.equal(some[name], others[name])] == []
 
 
-def changed(tuned: Embedder) -> set[str]:
+def changed(tuned: TorchEmbedder) -> set[str]:
     """Names of the weights that are not the base's."""
     before = weights(base())
     return {name for name, value in weights(tuned).items() if not torch.equal(value, before[name])}
@@ -254,7 +254,7 @@ def in_two_parts(start: Any, folder: Path, cut: int) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("cut", [1, 2, 5, 8])
 def test_a_training_that_was_cut_goes_on_to_the_bit(cut: int, dropout: float, tmp_path: Path) -> None:
     chosen = settings(dropout=dropout)
-    models: list[Embedder] = []
+    models: list[TorchEmbedder] = []
 
     def start(kept: Checkpoints | None) -> Iterator[Step]:
         models.append(ready(chosen))
@@ -515,7 +515,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_dev_queries_without_patience_are_not_looked_at() -> None:
     class Unseen(DevSet):
-        def measure(self, embedder: Embedder) -> Any:
+        def measure(self, embedder: TorchEmbedder) -> Any:
             raise AssertionError("looked")
 
     chosen = settings(epochs=1)

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Silent
 from tokay.train import trainee
 from tokay.train.checkpoints import Checkpoints
@@ -46,7 +46,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(name: str) -> tuple[Embedder, list[list[float]], Work]:
+def trained(name: str) -> tuple[TorchEmbedder, list[list[float]], Work]:
     """One training by name, in as many processes as the environment has: loss, norm and dev figure of each step."""
     # 48 tokens a chunk: many chunks, of which the two processes have not the same number of texts
     trainee.TOKENS_PER_CHUNK.update(cpu=10**6 if name == "one chunk" else 48)
@@ -83,7 +83,7 @@ def going_on(dropout: float) -> str:
     shared = Path(os.environ["SHARED"]) / f"cut-{dropout}"
     chosen = settings(epochs=2, dropout=dropout)
 
-    def start(kept: Checkpoints | None) -> tuple[Embedder, Iterator[Step]]:
+    def start(kept: Checkpoints | None) -> tuple[TorchEmbedder, Iterator[Step]]:
         tuned = ready(chosen)
         return tuned, train_embedder(tuned, [source()], chosen, checkpoints=kept)
 
@@ -201,7 +201,7 @@ def test_a_tuning_in_two_processes_writes_one_model_and_each_step_once(two: Path
         steps.append([(line["run"], line["step"]) for line in lines])
         assert not (folder / "checkpoints").exists()
     assert steps[0] == steps[1] == [(run, step) for run in range(2) for step in range(3)]
-    mine, theirs = (Embedder.load(f / "tuned" / "model", device="cpu") for f in (tmp_path, two))
+    mine, theirs = (TorchEmbedder.load(f / "tuned" / "model", device="cpu") for f in (tmp_path, two))
     for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 

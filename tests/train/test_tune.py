@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tiny import tiny_base
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Silent
 from tokay.settings import TrainSettings
 from tokay.train import tune as tune_module
@@ -76,7 +76,7 @@ def tuning(
 
 
 def weights(folder: Path) -> list[Tensor]:
-    return [p.detach() for p in Embedder.load(folder / "model", device="cpu").parameters()]
+    return [p.detach() for p in TorchEmbedder.load(folder / "model", device="cpu").parameters()]
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ def test_a_tuning_writes_a_model_a_line_a_step_and_its_story(tmp_path: Path, kee
     told, model = Told(), base()
     chosen = settings(max_tokens=0)
     done = tuning(tmp_path, chosen, told=told, base=model, checkpoints=tmp_path / "kept" if keeps else None)
-    loaded = Embedder.load(tmp_path / "model", device="cpu")
+    loaded = TorchEmbedder.load(tmp_path / "model", device="cpu")
     assert loaded.config.dims == (32, 16)
     assert loaded.config.normalize
     assert np.isfinite(loaded.encode(["river stone"])).all()
@@ -146,13 +146,13 @@ def test_the_base_is_left_as_it_is(tmp_path: Path) -> None:
 def test_what_was_tuned_is_better_on_its_own_queries(tmp_path: Path) -> None:
     queries = dev()
     tuning(tmp_path, settings(epochs=10))
-    tuned = Embedder.load(tmp_path / "model", device="cpu")
+    tuned = TorchEmbedder.load(tmp_path / "model", device="cpu")
     assert queries.measure(tuned).mean() > queries.measure(base()).mean() + 0.05
 
 
 def test_lora_leaves_an_adapter_beside_the_merged_model(tmp_path: Path) -> None:
     done = tuning(tmp_path, settings(adapter="lora", lora_rank=2))
-    adapter, model = (Embedder.load(f, device="cpu") for f in (tmp_path / "logs" / "adapter", tmp_path / "model"))
+    adapter, model = (TorchEmbedder.load(f, device="cpu") for f in (tmp_path / "logs" / "adapter", tmp_path / "model"))
     np.testing.assert_allclose(adapter.encode(["river stone"]), model.encode(["river stone"]), atol=1e-6)
     assert adapter.config == model.config
     assert done.trainable < 0.2 * done.parameters
@@ -171,7 +171,7 @@ def test_a_tuning_repeats_to_the_bit_whatever_was_drawn_before(tmp_path: Path, a
 def test_runs_of_lora_begin_with_matrices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[Tensor] = []
 
-    def train_nothing(tuned: Embedder, *_: Any, **__: Any) -> Any:
+    def train_nothing(tuned: TorchEmbedder, *_: Any, **__: Any) -> Any:
         began.append(next(p.detach().clone() for n, p in tuned.named_parameters() if "lora_A" in n))
         return iter(())
 
@@ -197,7 +197,7 @@ def test_a_mixture_is_trained_with_texts_that_stay_where_the_base_has_them(tmp_p
     assert alone.steps == done.steps
     texts = [text for _, text in (source().texts[e.positive_id] for e in kept.rows)]
     before = base().encode(texts)
-    both, one = (Embedder.load(tmp_path / name / "model", device="cpu").encode(texts) for name in ("both", "one"))
+    both, one = (TorchEmbedder.load(tmp_path / name / "model", device="cpu").encode(texts) for name in ("both", "one"))
     assert (both * before).sum(1).mean() > (one * before).sum(1).mean() + 0.01
 
 
@@ -226,7 +226,7 @@ def test_a_soup_lies_between_base_and_tuned(tmp_path: Path, how: str) -> None:
     tuning(tmp_path / "whole", settings(epochs=1))
     done = tuning(tmp_path / "soup", settings(epochs=1, soup=0.3, merge=how))
     assert done.soup == 0.3
-    expected = Embedder.load(tmp_path / "whole" / "model", device="cpu")
+    expected = TorchEmbedder.load(tmp_path / "whole" / "model", device="cpu")
     interpolate(expected, base(), 0.3, how=how)  # type: ignore[arg-type]
     for a, b in zip(weights(tmp_path / "soup"), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b.detach())
@@ -236,7 +236,7 @@ def test_the_soup_is_pulled_once_from_the_mean_of_runs(tmp_path: Path) -> None:
     tuning(tmp_path / "soup", settings(epochs=1, runs=2, soup=0.5))
     tuning(tmp_path / "first", settings(epochs=1))
     tuning(tmp_path / "second", settings(epochs=1, seed=1))
-    first, second = (Embedder.load(tmp_path / n / "model", device="cpu") for n in ("first", "second"))
+    first, second = (TorchEmbedder.load(tmp_path / n / "model", device="cpu") for n in ("first", "second"))
     add_to_mean(first, second, count=1)
     for a, b, c in zip(weights(tmp_path / "soup"), first.parameters(), base().parameters(), strict=True):
         torch.testing.assert_close(a, (b + c).detach() / 2, atol=1e-6, rtol=0)
@@ -248,13 +248,13 @@ def test_auto_chooses_the_soup_on_dev_queries(tmp_path: Path) -> None:
     tuning(tmp_path / "whole", settings(epochs=6, learning_rate=1e-2))
     found = {}
     for weight in SOUP_WEIGHTS:
-        mixed = Embedder.load(tmp_path / "whole" / "model", device="cpu")
+        mixed = TorchEmbedder.load(tmp_path / "whole" / "model", device="cpu")
         interpolate(mixed, base(), weight)
         found[weight] = queries.measure(mixed)
     assert done.dev == pytest.approx({f"{weight:g}": values.mean() for weight, values in found.items()})
     assert done.soup == choose_soup(found)
     assert min(SOUP_WEIGHTS) < done.soup < 1  # or there would be nothing to see
-    chosen = Embedder.load(tmp_path / "whole" / "model", device="cpu")
+    chosen = TorchEmbedder.load(tmp_path / "whole" / "model", device="cpu")
     interpolate(chosen, base(), done.soup)
     for a, b in zip(weights(tmp_path / "auto"), chosen.parameters(), strict=True):
         torch.testing.assert_close(a, b.detach())
@@ -267,7 +267,7 @@ def test_runs_are_let_go_when_they_are_in_the_mean(tmp_path: Path, monkeypatch: 
     still: list[int] = []
     plain = tune_module.prepared
 
-    def prepared(*args: Any) -> Embedder:
+    def prepared(*args: Any) -> TorchEmbedder:
         gc.collect()
         still.append(sum(ref() is not None for ref in alive))
         tuned = plain(*args)
@@ -422,7 +422,7 @@ def test_a_model_that_cannot_be_written_is_written_when_there_is_room(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "save", full)
+        patch.setattr(TorchEmbedder, "save", full)
         with pytest.raises(TokayError, match=r"cannot be written to .*model \(No space left on device\); make room"):
             tuning(tmp_path, LONG)
     done = tuning(tmp_path, LONG)

@@ -26,8 +26,9 @@ from tokay.llm.door import AskFailed, Messages, NoText
 from tokay.llm.ledger import Answer, Usage
 from tokay.llm.limits import Limits
 from tokay.llm.probe import Abilities
-from tokay.models.embedder import by_token_budget, position_limits
+from tokay.models.batching import by_token_budget
 from tokay.models.locate import find_model, is_hub_name, model_digest
+from tokay.models.torch_embedder import position_limits
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 """Padded tokens of a batch, answers included. Memory, and on a CPU nothing is gained by more."""

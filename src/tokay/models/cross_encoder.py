@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from tokay.errors import TokayError
-from tokay.models.embedder import by_token_budget, position_limits
+from tokay.models.batching import by_token_budget
 from tokay.models.locate import find_model
+from tokay.models.torch_embedder import position_limits
 
 TOKENS_PER_BATCH = 2048
 

@@ -1,391 +1,264 @@
-"""A text embedder: backbone, pooling, normalisation and prompts, in and out of a sentence-transformers folder.
+"""The one encode path: texts are written, tokenised, sorted by length, run in micro-batches, cut, normalised.
+
+What runs a micro-batch is a back-end: torch (``torch_embedder``), onnxruntime (``onnx_embedder``) or a table of
+token vectors (``static_embedder``). No torch here: a server needs none.
 
 Letters: N texts, L tokens, D width of the model, d a Matryoshka width.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import json
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tokay.errors import TokayError
-from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
-from tokay.models.format import InputFormat
-from tokay.models.locate import find_model
+from tokay.errors import MissingExtra, TokayError
+from tokay.models.batching import by_token_budget
+from tokay.models.folder import EmbedderConfig
+from tokay.models.precision import Calibration, Precision, to_precision
+from tokay.models.tasks import Kind, side_of
+from tokay.models.tokens import Tokens
 from tokay.progress import Progress, Silent
+from tokay.search.dense import unit
 
-Kind = Literal["query", "passage"]
-Pooling = Literal["mean", "cls", "lasttoken"]
-TOKENS_PER_BATCH = 2048
+Backend = Literal["torch", "onnx", "onnx-int8", "static"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Long = Literal["truncate", "chunk"]
 TEXTS_PER_WINDOW = 8192
-OVERHEAD = 0.18
-"""What a micro-batch costs beside its tokens, as a share of its budget (docs/log.md)."""
+"""Texts that are sorted together; the next window is tokenised while this one is run."""
+
+Written = tuple[Callable[[str], str], str]
+"""What writes a text, or a part of it, as the model's format has it; and the text."""
+Cut = tuple[list[list[int]], list[int]]
+"""Token ids of all windows, and how many of them each text has."""
 
 
-@dataclasses.dataclass(frozen=True)
-class EmbedderConfig:
-    """What a sentence-transformers folder says beside the weights."""
-
-    pooling: Pooling
-    normalize: bool
-    max_tokens: int
-    prompts: InputFormat
-    dims: tuple[int, ...] = ()
-
-
-class Embedder(nn.Module):
+class Embedder(ABC):
     """Texts in, vectors out.
 
     Cosine is the dot product of what ``encode`` returns: rows have length 1 when the folder has a Normalize
     module or a Matryoshka width was asked for.
+
+    Attributes:
+        config: what the folder says: pooling, prompts, cut, widths.
+        tokens: its tokenizer.
+        calibration: the range of each number, for int8 vectors; None where the folder has none.
     """
 
-    def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig) -> None:
-        super().__init__()
-        self.backbone: Any = backbone  # a transformers model
-        self.tokenizer = tokenizer
-        self.config = config
+    tokens_per_batch: ClassVar[int] = 2048
+    """Padded tokens of one micro-batch."""
 
-    # -- loading and saving ---------------------------------------------------------------------------------------
+    config: EmbedderConfig
+    tokens: Tokens
+    calibration: Calibration | None = None
 
-    @classmethod
-    def load(cls, name_or_path: str | Path, *, device: str | None = None) -> Embedder:
+    @staticmethod
+    def load(
+        name_or_path: str | Path, *, backend: Backend = "torch", device: str | None = None, threads: int | None = None
+    ) -> Embedder:
         """Load a sentence-transformers folder, a plain transformers folder (mean pooling), or a Hub name.
 
+        Args:
+            name_or_path: a folder, a run, ``minilm``, or a name on the Hub.
+            backend: ``torch``; or what ``tokay export`` wrote into the folder: ``onnx``, ``onnx-int8``, ``static``.
+            device: of torch: ``cpu``, ``cuda``, …; None: a GPU when there is one.
+            threads: of the CPU, for one micro-batch; None: as many as there are cores.
+
         Raises:
-            TokayError: there is no such model, or it has a module that Tokay does not run.
+            TokayError: there is no such model, it was not exported to that back-end, or it has a module that Tokay
+                does not run.
+            MissingExtra: the back-end's package is not installed.
         """
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # of loading weights, onto stderr: the library is silent
-        folder = find_model(name_or_path)
-        if is_adapter(folder):
-            return cls._load_adapted(folder, device)
-        config, backbone_folder = read_config(folder)
+        if backend not in BACKENDS:
+            raise TokayError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
-            backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
-        limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
-        embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
-        return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+            if backend == "torch":
+                from tokay.models.torch_embedder import TorchEmbedder
 
-    @classmethod
-    def _load_adapted(cls, folder: Path, device: str | None) -> Embedder:
-        """The base that an adapter names, with the adapter merged and the adapter's own prompts, cut and widths."""
-        embedder = cls.load(base_of(folder), device=device)
-        embedder.backbone = adapted(embedder.backbone, folder)
-        if (folder / "modules.json").is_file():
-            sizes, _ = read_config(folder)
-            limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
-            embedder.config = dataclasses.replace(sizes, max_tokens=limit, dims=dims_of(folder))
-        return embedder.eval()
+                return TorchEmbedder.load(name_or_path, device=device, threads=threads)
+            if backend == "static":
+                from tokay.models.static_embedder import StaticEmbedder
 
-    def save(self, folder: Path) -> None:
-        """Write a folder that ``SentenceTransformer(folder)`` loads with the same prompts and the same vectors.
+                return StaticEmbedder.load(name_or_path)
+            from tokay.models.onnx_embedder import OnnxEmbedder
 
-        Pooling is written in both forms: sentence-transformers >= 5.4 reads ``pooling_mode``, text-embeddings-
-        inference and older releases read the booleans. ``is_matryoshka`` is what vLLM asks for ``dimensions``.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        self.backbone.config.is_matryoshka = bool(self.config.dims)
-        self.backbone.config.matryoshka_dimensions = list(self.config.dims)
-        self.backbone.save_pretrained(folder)
-        self.tokenizer.model_max_length = self.config.max_tokens
-        self.tokenizer.backend_tokenizer.no_truncation()
-        self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.save_pretrained(folder)
-        self.save_sizes(folder)
-
-    def save_sizes(self, folder: Path) -> None:
-        """Write the small files alone: pooling, prompts, cut."""
-        write_config(folder, self.config, width=self.width)
-
-    def clone(self) -> Embedder:
-        """An independent copy, weights included."""
-        return Embedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
+            return OnnxEmbedder.load(name_or_path, int8=backend == "onnx-int8", threads=threads)
+        except ModuleNotFoundError as error:
+            if error.name not in ("onnxruntime", "tokenizers"):
+                raise
+            raise MissingExtra(f"backend {backend!r}", "serve", error.name) from error
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """D, the number of dimensions of a full vector."""
-        return int(self.backbone.config.hidden_size)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        parameter: Tensor = next(self.backbone.parameters())
-        return parameter.device
-
-    # -- text to token ids to vectors -----------------------------------------------------------------------------
+    @abstractmethod
+    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Vectors of one micro-batch, as the model gives them: N lists of token ids -> float32 (N, D)."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the special tokens, cut at ``max_tokens``."""
-        if not texts:
-            return []
-        ids = self.tokenizer(
-            list(texts), truncation=True, max_length=self.config.max_tokens, return_attention_mask=False
-        )["input_ids"]
-        return [list(row) for row in ids]
+        return self.tokens.encode(texts, self.config.max_tokens)
 
-    def forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Pooled vectors, not normalised: N lists of token ids -> (N, D). The texts are padded to the longest."""
-        longest = max(len(row) for row in ids)
-        pad = self.tokenizer.pad_token_id or 0
-        left = self.tokenizer.padding_side == "left"
-        blank = [[pad] * (longest - len(row)) for row in ids]
-        padded = [[*b, *row] if left else [*row, *b] for row, b in zip(ids, blank, strict=True)]
-        device = self.device
-        tokens = torch.tensor(padded, device=device)  # (N, L)
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        columns = torch.arange(longest, device=device)
-        mask = (columns >= longest - lengths[:, None]) if left else (columns < lengths[:, None])  # (N, L)
-        hidden = self.backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (N, L, D)
-        return pool(hidden, mask, self.config.pooling)
-
-    def forward_by_length(self, ids: Sequence[Sequence[int]], *, tokens_per_batch: int) -> Tensor:
-        """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, D)."""
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        parts = [self([ids[i] for i in group]) for group in by_token_budget(order, ids, tokens_per_batch)]
-        return torch.cat(parts)[torch.tensor(np.argsort(order), device=self.device)]
+    # -- encode ---------------------------------------------------------------------------------------------------
 
     def encode(
         self,
         texts: Iterable[str],
         *,
-        kind: Kind = "passage",
+        kind: str = "passage",
         titles: Iterable[str] | None = None,
         task: str | None = None,
         dim: int | None = None,
+        long: Long = "truncate",
+        precision: Precision = "float32",
+        workers: int = 1,
         progress: Progress | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[Any]:
         """Encode texts in the order given.
 
         Args:
             texts: the texts; an iterable is consumed in windows, so only the vectors need memory.
-            kind: puts the query or the passage prompt in front.
+            kind: ``query`` or ``passage``, whose prompt is put in front; or a task in any client's words
+                (``RETRIEVAL_QUERY``, ``search_document``, ``text-matching``, …).
             titles: one for each passage, written as the model's format has it.
-            task: Gecko's task of a query; None: the saved prompt's.
+            task: Gecko's task of a query; None: what ``kind`` says, or the saved prompt's.
             dim: keep the first ``dim`` numbers of each vector and re-normalise (Matryoshka).
+            long: of a text above ``max_tokens`` encode its beginning, or the mean of windows by their tokens.
+            precision: of the numbers; one byte needs ``calibration``.
+            workers: micro-batches that run at a time, each on its share of the cores.
             progress: advanced by the number of texts.
 
         Returns:
-            float32 (N, D) or (N, dim).
+            (N, D) or (N, dim), float32 unless ``precision`` says otherwise.
 
         Raises:
-            TokayError: ``kind`` or ``dim`` is not one that exists, or ``texts`` is a single string.
+            TokayError: an argument is not one that exists, or ``texts`` is a single string.
         """
+        parts = list(
+            self.stream(
+                texts,
+                kind=kind,
+                titles=titles,
+                task=task,
+                dim=dim,
+                long=long,
+                precision=precision,
+                workers=workers,
+                progress=progress,
+            )
+        )
+        empty = np.zeros((0, dim or self.width), np.float32)
+        return np.concatenate(parts) if parts else to_precision(empty, precision, self.calibration)
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        kind: str = "passage",
+        titles: Iterable[str] | None = None,
+        task: str | None = None,
+        dim: int | None = None,
+        long: Long = "truncate",
+        precision: Precision = "float32",
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """As ``encode``, window by window: corpora whose vectors do not fit into memory."""
         if isinstance(texts, str):
             raise TokayError("encode() takes a list of texts and got one string; write encode([text])")
-        if kind not in ("query", "passage"):
-            raise TokayError(f"kind is {kind!r}; expected 'query' or 'passage'")
         if dim is not None and not 1 <= dim <= self.width:
             raise TokayError(f"dim is {dim}; this model has vectors of {self.width} numbers, so 1 to {self.width}")
-        progress = progress or Silent()
-        parts = [
-            self._encode_window(window, dim, progress) for window in _windows(self._written(texts, kind, titles, task))
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, dim or self.width), np.float32)
+        if long not in ("truncate", "chunk"):
+            raise TokayError(f"long is {long!r}; expected 'truncate' or 'chunk'")
+        side, named = side_of(kind)
+        window = self._truncated if long == "truncate" else self._chunked
+        written = self._written(texts, side, titles, task or named)
+        return self._windows(written, window, dim, precision, workers, progress or Silent())
+
+    def _windows(
+        self,
+        texts: Iterator[Written],
+        window: Callable[[Sequence[Written]], Cut],
+        dim: int | None,
+        precision: Precision,
+        workers: int,
+        progress: Progress,
+    ) -> Iterator[NDArray[Any]]:
+        """Windows of texts to windows of vectors; the next window is tokenised while one is run."""
+        with ThreadPoolExecutor(1) as ahead, self._pool(workers) as pool:
+            waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
+            while (found := waiting.result())[1]:
+                waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
+                vectors = self._vectors(*found, pool, progress)
+                if self.config.normalize or dim is not None:
+                    vectors = unit(vectors, dim)
+                yield to_precision(vectors, precision, self.calibration)
+
+    def _vectors(
+        self, ids: list[list[int]], counts: list[int], pool: ThreadPoolExecutor | None, progress: Progress
+    ) -> NDArray[np.float32]:
+        """One vector a text of its ``counts`` windows of ids, (N, D)."""
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        groups = by_token_budget(order, ids, self.tokens_per_batch)
+        vectors = np.empty((len(ids), self.width), np.float32)
+        batches = ([ids[i] for i in group] for group in groups)
+        share = len(counts) / len(ids)
+        done = 0
+        for group, part in zip(groups, pool.map(self.run, batches) if pool else map(self.run, batches), strict=True):
+            vectors[group] = part
+            progress.advance(round(share * (done + len(group))) - round(share * done))
+            done += len(group)
+        if len(ids) == len(counts):
+            return vectors
+        weights = np.array([len(row) for row in ids], np.float32)[:, None]
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        return np.asarray(
+            np.add.reduceat(unit(vectors) * weights, starts) / np.add.reduceat(weights, starts), np.float32
+        )
 
     def _written(
         self, texts: Iterable[str], kind: Kind, titles: Iterable[str] | None, task: str | None
-    ) -> Iterable[str]:
+    ) -> Iterator[Written]:
+        """Each text with what writes it, or a part of it, as the model's format has it."""
         prompts = self.config.prompts
         if kind == "query":
-            return (prompts.write_query(text, task) if task else prompts.write_query(text) for text in texts)
+            ask = partial(prompts.write_query, task=task) if task else prompts.write_query
+            return ((ask, text) for text in texts)
         if titles is None:
-            return (prompts.write_passage(text) for text in texts)
-        return (prompts.write_passage(text, title) for text, title in zip(texts, titles, strict=True))
+            return ((prompts.write_passage, text) for text in texts)
+        return ((partial(prompts.write_passage, title=title), text) for text, title in zip(texts, titles, strict=True))
 
-    @torch.inference_mode()
-    def _encode_window(self, texts: Sequence[str], dim: int | None, progress: Progress) -> NDArray[np.float32]:
-        ids = self.tokenize(texts)
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        vectors = np.empty((len(ids), dim or self.width), np.float32)
-        for group in by_token_budget(order, ids, TOKENS_PER_BATCH):
-            out = self([ids[i] for i in group])[:, :dim].float()
-            if self.config.normalize or dim is not None:
-                out = F.normalize(out, dim=-1)
-            vectors[group] = out.cpu().numpy()
-            progress.advance(len(group))
-        return vectors
+    def _truncated(self, texts: Sequence[Written]) -> Cut:
+        return self.tokenize([write(text) for write, text in texts]), [1] * len(texts)
 
+    def _chunked(self, texts: Sequence[Written]) -> Cut:
+        windows, counts = [], []
+        for write, text in texts:
+            room = self.config.max_tokens - len(self.tokens.encode([write("")])[0])
+            parts = self.tokens.parts(text, max(1, room))
+            windows += [write(part) for part in parts]
+            counts.append(len(parts))
+        return self.tokenize(windows), counts
 
-def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector a text: (N, L, D), bool (N, L) -> (N, D). Padding may stand on either side."""
-    if pooling == "mean":
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-    length = mask.shape[1]
-    columns = torch.arange(length, device=mask.device)
-    if pooling == "cls":
-        at = torch.where(mask, columns, length).amin(1)
-    else:
-        at = torch.where(mask, columns, -1).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+    def _pool(self, workers: int) -> Any:
+        """Threads for micro-batches, or none: the back-ends leave the interpreter's lock while they compute."""
+        if workers < 1:
+            raise TokayError(f"workers is {workers}; expected 1 or more (this machine has {os.cpu_count()} cores)")
+        if workers == 1:
+            return contextlib.nullcontext()
+        return ThreadPoolExecutor(workers, initializer=self.divide, initargs=(workers,))
 
-
-def by_token_budget(order: Sequence[int], ids: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
-    """Cut ``order`` (sorted by length, either way) into the groups that cost least.
-
-    A group of n texts costs n times its longest, and a fixed share of the budget for being one: many short texts stand
-    together, and long ones with their like. No group's padded size is above ``budget``, save of a single long text.
-    """
-    lengths = np.array([len(ids[i]) for i in order], np.int64)
-    cost = np.zeros(len(order) + 1)  # of the first n texts
-    begins = np.zeros(len(order) + 1, np.int64)  # of the group that ends there
-    for end in range(1, len(order) + 1):
-        first = max(0, end - max(1, budget // max(1, int(lengths[end - 1]))))
-        longest = np.maximum(lengths[first:end], lengths[end - 1])
-        size = longest * np.arange(end - first, 0, -1)
-        total = np.where(size <= budget, cost[first:end] + size, np.inf)
-        if total[-1] == np.inf:  # it is longer than the budget
-            total[-1] = cost[end - 1] + size[-1]
-        best = int(total.argmin())
-        begins[end], cost[end] = first + best, total[best] + OVERHEAD * budget
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.append(list(order[begins[end] : end]))
-        end = int(begins[end])
-    return groups[::-1]
-
-
-def _windows(texts: Iterable[str]) -> Iterable[list[str]]:
-    window: list[str] = []
-    for text in texts:
-        window.append(text)
-        if len(window) == TEXTS_PER_WINDOW:
-            yield window
-            window = []
-    if window:
-        yield window
-
-
-# -- the sentence-transformers folder -------------------------------------------------------------------------------
-
-_MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-_POOLING_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-
-
-def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
-    """What a model folder says about pooling, normalisation, length and prompts, and where its backbone lies.
-
-    A folder without ``modules.json`` is a plain transformers model: mean pooling and normalisation, as
-    sentence-transformers would assume the first and cosine needs the second.
-    """
-    plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
-    if not (folder / "modules.json").is_file():
-        return plain, folder
-    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
-    unknown = [name for name in modules if name not in _MODULES]
-    if unknown or "Transformer" not in modules:
-        raise TokayError(
-            f"{folder / 'modules.json'} has the modules {', '.join(modules)}; Tokay runs Transformer, Pooling and "
-            "Normalize. Choose a base without a head, such as one with mean pooling"
-        )
-    backbone = modules["Transformer"]
-    sizes = _json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
-    texts = _json(folder / "config_sentence_transformers.json")
-    prompts = texts.get("prompts") or {}
-    config = EmbedderConfig(
-        pooling=_read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
-        normalize="Normalize" in modules,
-        max_tokens=int(sizes.get("max_seq_length") or 0),
-        prompts=InputFormat(
-            prompts.get("query", ""),
-            prompts.get("document", prompts.get("passage", prompts.get("corpus", ""))),
-        ),
-        dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or ()),
-    )
-    return config, backbone
-
-
-def _read_pooling(folder: Path) -> Pooling:
-    entries = _json(folder / "config.json")
-    modes = [name for key, name in _POOLING_KEYS.items() if entries.get(key)]
-    mode = entries.get("pooling_mode", "+".join(modes))
-    if mode not in ("mean", "cls", "lasttoken"):
-        raise TokayError(
-            f"{folder / 'config.json'} pools by {mode or 'nothing'!r}; Tokay knows mean, cls and lasttoken"
-        )
-    if entries.get("include_prompt") is False:
-        raise TokayError(f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do")
-    return mode  # type: ignore[no-any-return]
-
-
-def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
-    """The small files of a sentence-transformers folder. Module paths are the ones that every release imports."""
-    names = [name for name in _MODULES if name != "Normalize" or config.normalize]
-    modules = [
-        {"idx": i, "name": str(i), "path": _MODULES[name], "type": f"sentence_transformers.models.{name}"}
-        for i, name in enumerate(names)
-    ]
-    pooling = {"word_embedding_dimension": width, "embedding_dimension": width}
-    booleans = {key: name == config.pooling for key, name in _POOLING_KEYS.items()}
-    texts = {
-        "__version__": {},
-        "model_type": "SentenceTransformer",
-        "prompts": {"query": config.prompts.query, "document": config.prompts.passage},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    files = {
-        "modules.json": modules,
-        "1_Pooling/config.json": {
-            **pooling,
-            "pooling_mode": config.pooling,
-            **booleans,
-            "include_prompt": True,
-        },
-        "config_sentence_transformers.json": texts,
-        "sentence_bert_config.json": {"max_seq_length": config.max_tokens, "do_lower_case": False},
-    }
-    if config.normalize:
-        (folder / "2_Normalize").mkdir(exist_ok=True)
-    for name, value in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _json(*paths: Path) -> Any:
-    for path in paths:
-        if path.is_file():
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise TokayError(f"{path} is not JSON: {error}") from error
-    return {}
-
-
-def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
-    """What bounds the length of a text, in tokens: the tokenizer's limit and the backbone's positions."""
-    limits = [int(min(tokenizer.model_max_length, 10**9))]
-    positions = getattr(backbone.config, "max_position_embeddings", None)
-    if positions:  # RoBERTa's positions start behind the padding index
-        offset = 2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
-        limits.append(int(positions) - offset)
-    return limits
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    @abstractmethod
+    def divide(self, workers: int) -> None:
+        """Called in each of several threads that are about to call ``run``."""

@@ -15,8 +15,8 @@ from torch import nn
 
 from tokay.errors import MissingExtra, TokayError
 from tokay.models.adapted import write_about
-from tokay.models.embedder import Embedder
 from tokay.models.layers import embeddings_of, layers_of, weights_print
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 
 ADAM = 8
@@ -26,13 +26,13 @@ ADAM = 8
 class Adapter(Protocol):
     """The seam: what training and saving ask of a way to adapt a model."""
 
-    def attach(self, model: Embedder) -> None:
+    def attach(self, model: TorchEmbedder) -> None:
         """Make trainable what is trained, and nothing else."""
 
-    def save(self, model: Embedder, folder: Path, *, base_name: str) -> None:
+    def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
         """Write what was trained, where it is less than the model; else nothing."""
 
-    def merge(self, model: Embedder) -> None:
+    def merge(self, model: TorchEmbedder) -> None:
         """Make the model one of the base's own kind, with the same outputs."""
 
 
@@ -48,7 +48,7 @@ class Full:
     freeze_embeddings: bool = False
     freeze_layers: int = 0
 
-    def attach(self, model: Embedder) -> None:
+    def attach(self, model: TorchEmbedder) -> None:
         """Freeze what is frozen.
 
         Raises:
@@ -68,10 +68,10 @@ class Full:
             for parameter in embeddings_of(model.backbone):
                 parameter.requires_grad_(False)
 
-    def save(self, model: Embedder, folder: Path, *, base_name: str) -> None:
+    def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
         """Nothing: the model is what was trained."""
 
-    def merge(self, model: Embedder) -> None:
+    def merge(self, model: TorchEmbedder) -> None:
         """Nothing to merge."""
         model.requires_grad_(False)
 
@@ -83,7 +83,7 @@ class Lora:
     rank: int = 16
     alpha: float = 32.0
 
-    def attach(self, model: Embedder) -> None:
+    def attach(self, model: TorchEmbedder) -> None:
         """Wrap the backbone.
 
         Raises:
@@ -105,15 +105,15 @@ class Lora:
         model.backbone = get_peft_model(model.backbone, config)
         model.backbone.base_print = print_before
 
-    def save(self, model: Embedder, folder: Path, *, base_name: str) -> None:
-        """A folder that peft and ``Embedder.load`` read: the matrices, and which base they belong to."""
+    def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
+        """A folder that peft and ``TorchEmbedder.load`` read: the matrices, and which base they belong to."""
         for config in model.backbone.peft_config.values():
             config.base_model_name_or_path = base_name
         model.backbone.save_pretrained(folder, save_embedding_layers=False)  # looks at no Hub for the base
         write_about(folder, base=base_name, backbone_print=model.backbone.base_print, dims=model.config.dims)
         model.save_sizes(folder)
 
-    def merge(self, model: Embedder) -> None:
+    def merge(self, model: TorchEmbedder) -> None:
         """Add the matrices to the weights."""
         model.backbone = model.backbone.merge_and_unload()
         model.requires_grad_(False)
@@ -160,7 +160,7 @@ class Savings:
         )
 
 
-def savings_of(model: Embedder) -> Savings:
+def savings_of(model: TorchEmbedder) -> Savings:
     """Count, for a model with its adapter attached.
 
     A linear map of n weights takes 2n operations a token forward, 2n for the gradient of its input and 2n for that of

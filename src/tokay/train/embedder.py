@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tokay.errors import TokayError
 from tokay.models.attention import float32_attention
-from tokay.models.embedder import Embedder
 from tokay.models.format import choose_format
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import set_dropout
 from tokay.train.batches import Batch, BatchMaker, Draw
@@ -41,7 +41,7 @@ def draw_of(sources: Sequence[Source], settings: TrainSettings) -> Draw:
     return Draw(tuple(sources), settings.batch_size, settings.epochs, settings.batching, settings.seed)
 
 
-def maker_of(embedder: Embedder, settings: TrainSettings) -> BatchMaker:
+def maker_of(embedder: TorchEmbedder, settings: TrainSettings) -> BatchMaker:
     """How rows become batches for this embedder."""
     return BatchMaker(
         embedder.config.prompts,
@@ -53,7 +53,7 @@ def maker_of(embedder: Embedder, settings: TrainSettings) -> BatchMaker:
     )
 
 
-def prepared(base: Embedder, settings: TrainSettings) -> Embedder:
+def prepared(base: TorchEmbedder, settings: TrainSettings) -> TorchEmbedder:
     """A copy of the base that is about to be trained: format, widths and dropout as the settings have them."""
     tuned = base.clone()
     tuned.config = dataclasses.replace(
@@ -72,7 +72,7 @@ def prepared(base: Embedder, settings: TrainSettings) -> Embedder:
 
 
 @contextlib.contextmanager
-def ready_to_train(tuned: Embedder, engine: Engine, settings: TrainSettings) -> Iterator[None]:
+def ready_to_train(tuned: TorchEmbedder, engine: Engine, settings: TrainSettings) -> Iterator[None]:
     """The embedder on its device, in the state that training needs; afterwards as it was."""
     tuned.to(engine.device)
     if settings.gradient_checkpointing:
@@ -85,11 +85,11 @@ def ready_to_train(tuned: Embedder, engine: Engine, settings: TrainSettings) -> 
 
 
 def train_embedder(
-    tuned: Embedder,
+    tuned: TorchEmbedder,
     sources: Sequence[Source],
     settings: TrainSettings,
     *,
-    teacher: Embedder | None = None,
+    teacher: TorchEmbedder | None = None,
     engine: Engine | None = None,
     checkpoints: Checkpoints | None = None,
     dev: DevSet | None = None,

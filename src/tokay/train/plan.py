@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import ADAM, Savings, adapter_of, savings_of
 from tokay.train.embedder import draw_of, maker_of, prepared, ready_to_train
@@ -83,7 +83,7 @@ class Plan:
 
 
 def plan_training(
-    base: Embedder, sources: Sequence[Source], settings: TrainSettings, *, engine: Engine | None = None
+    base: TorchEmbedder, sources: Sequence[Source], settings: TrainSettings, *, engine: Engine | None = None
 ) -> Plan:
     """Count and measure.
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder, by_token_budget
+from tokay.models.batching import by_token_budget
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.train.batches import Batch
 from tokay.train.engine import Engine
 from tokay.train.gradcache import backward
@@ -66,12 +67,12 @@ class EmbedderTrainee:
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: TorchEmbedder,
         objective: Objective,
         engine: Engine,
         *,
         tokens_kept: int,
-        teacher: Embedder | None = None,
+        teacher: TorchEmbedder | None = None,
     ) -> None:
         self.embedder = embedder
         self.module: nn.Module = embedder

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokay.errors import TokayError
-from tokay.models.embedder import Embedder
+from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Progress
 from tokay.settings import TrainSettings
 from tokay.train.adapters import adapter_of, savings_of
@@ -65,7 +65,7 @@ class Tuned:
 
 
 def tune(
-    base: Embedder,
+    base: TorchEmbedder,
     sources: Sequence[Source],
     settings: TrainSettings,
     *,
@@ -186,7 +186,7 @@ def tune(
     return done
 
 
-def _write(model: Embedder, folder: Path) -> None:
+def _write(model: TorchEmbedder, folder: Path) -> None:
     from safetensors import SafetensorError
 
     try:
@@ -199,7 +199,7 @@ def _write(model: Embedder, folder: Path) -> None:
 
 
 def _soup(
-    tuned: Embedder, base: Embedder, settings: TrainSettings, dev: DevSet | None
+    tuned: TorchEmbedder, base: TorchEmbedder, settings: TrainSettings, dev: DevSet | None
 ) -> tuple[float, dict[str, float]]:
     """Pull the tuned model towards its base; returns its weight, and what the dev queries said of the weights."""
     if settings.soup != "auto":

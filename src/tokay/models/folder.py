@@ -1,0 +1,126 @@
+"""The small files of a sentence-transformers folder: pooling, normalisation, prompts, length, widths. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from tokay.errors import TokayError
+from tokay.models.format import InputFormat
+
+Pooling = Literal["mean", "cls", "lasttoken"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedderConfig:
+    """What a sentence-transformers folder says beside the weights."""
+
+    pooling: Pooling
+    normalize: bool
+    max_tokens: int
+    prompts: InputFormat
+    dims: tuple[int, ...] = ()
+
+
+_MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+
+
+def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
+    """What a model folder says about pooling, normalisation, length and prompts, and where its backbone lies.
+
+    A folder without ``modules.json`` is a plain transformers model: mean pooling and normalisation, as
+    sentence-transformers would assume the first and cosine needs the second.
+    """
+    plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
+    if not (folder / "modules.json").is_file():
+        return plain, folder
+    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
+    unknown = [name for name in modules if name not in _MODULES]
+    if unknown or "Transformer" not in modules:
+        raise TokayError(
+            f"{folder / 'modules.json'} has the modules {', '.join(modules)}; Tokay runs Transformer, Pooling and "
+            "Normalize. Choose a base without a head, such as one with mean pooling"
+        )
+    backbone = modules["Transformer"]
+    sizes = _json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
+    texts = _json(folder / "config_sentence_transformers.json")
+    prompts = texts.get("prompts") or {}
+    config = EmbedderConfig(
+        pooling=_read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
+        normalize="Normalize" in modules,
+        max_tokens=int(sizes.get("max_seq_length") or 0),
+        prompts=InputFormat(
+            prompts.get("query", ""),
+            prompts.get("document", prompts.get("passage", prompts.get("corpus", ""))),
+        ),
+        dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or ()),
+    )
+    return config, backbone
+
+
+def _read_pooling(folder: Path) -> Pooling:
+    entries = _json(folder / "config.json")
+    modes = [name for key, name in _POOLING_KEYS.items() if entries.get(key)]
+    mode = entries.get("pooling_mode", "+".join(modes))
+    if mode not in ("mean", "cls", "lasttoken"):
+        raise TokayError(
+            f"{folder / 'config.json'} pools by {mode or 'nothing'!r}; Tokay knows mean, cls and lasttoken"
+        )
+    if entries.get("include_prompt") is False:
+        raise TokayError(f"{folder / 'config.json'} leaves the prompt out of pooling, which Tokay does not do")
+    return mode  # type: ignore[no-any-return]
+
+
+def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
+    """The small files of a sentence-transformers folder. Module paths are the ones that every release imports."""
+    names = [name for name in _MODULES if name != "Normalize" or config.normalize]
+    modules = [
+        {"idx": i, "name": str(i), "path": _MODULES[name], "type": f"sentence_transformers.models.{name}"}
+        for i, name in enumerate(names)
+    ]
+    pooling = {"word_embedding_dimension": width, "embedding_dimension": width}
+    booleans = {key: name == config.pooling for key, name in _POOLING_KEYS.items()}
+    texts = {
+        "__version__": {},
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": config.prompts.query, "document": config.prompts.passage},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    files = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {
+            **pooling,
+            "pooling_mode": config.pooling,
+            **booleans,
+            "include_prompt": True,
+        },
+        "config_sentence_transformers.json": texts,
+        "sentence_bert_config.json": {"max_seq_length": config.max_tokens, "do_lower_case": False},
+    }
+    if config.normalize:
+        (folder / "2_Normalize").mkdir(exist_ok=True)
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _json(*paths: Path) -> Any:
+    for path in paths:
+        if path.is_file():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise TokayError(f"{path} is not JSON: {error}") from error
+    return {}

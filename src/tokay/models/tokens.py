@@ -1,0 +1,98 @@
+"""Text to token ids, by the ``tokenizers`` library alone: the same ids with and without transformers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokay.errors import TokayError
+
+
+class Tokens:
+    """A tokenizer that several threads may use.
+
+    Args:
+        tokenizer: of the ``tokenizers`` library; it becomes this object's own.
+        pad: the id that fills a micro-batch up.
+        left: whether padding stands on the left.
+    """
+
+    def __init__(self, tokenizer: Any, *, pad: int, left: bool) -> None:
+        self.tokenizer = tokenizer
+        self.tokenizer.no_padding()
+        self.pad = pad
+        self.left = left
+        self._limit = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Tokens, pad=self.pad, left=self.left), (self.tokenizer,)
+
+    @classmethod
+    def read(cls, folder: Path) -> Tokens:
+        """The tokenizer of a model's folder.
+
+        Raises:
+            TokayError: there is no ``tokenizer.json``, or it cannot be read.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokayError(f"{folder} has no tokenizer.json; expected a model as tokay export writes it")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises Exception itself
+            raise TokayError(f"{path} is no tokenizer: {error}") from error
+        about = folder / "tokenizer_config.json"
+        entries = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        token = entries.get("pad_token") or "[PAD]"
+        name = token["content"] if isinstance(token, dict) else token
+        return cls(tokenizer, pad=tokenizer.token_to_id(name) or 0, left=entries.get("padding_side") == "left")
+
+    def encode(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Token ids with the special tokens.
+
+        Args:
+            texts: any strings; a lone surrogate, which is no text, is read as U+FFFD.
+            limit: tokens to keep of each, special tokens among them; None: all.
+        """
+        clean = [text if text.isascii() else whole(text) for text in texts]
+        with self._lock:  # truncation is the tokenizer's state
+            if limit != self._limit:
+                if limit is None:
+                    self.tokenizer.no_truncation()
+                else:
+                    self.tokenizer.enable_truncation(limit)
+                self._limit = limit or 0
+            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean)]
+
+    def parts(self, text: str, tokens: int) -> list[str]:
+        """Cut a text into parts of at most ``tokens`` tokens, before words where it can; at least one part."""
+        with self._lock:
+            self.tokenizer.no_truncation()
+            self._limit = 0
+            encoding = self.tokenizer.encode(whole(text), add_special_tokens=False)
+        offsets, words = encoding.offsets, encoding.word_ids
+        starts = [0]
+        while len(offsets) - starts[-1] > tokens:
+            end = starts[-1] + tokens
+            while end > starts[-1] and words[end] is not None and words[end] == words[end - 1]:
+                end -= 1
+            starts.append(end if end > starts[-1] else starts[-1] + tokens)
+        cuts = [0, *(offsets[i][0] for i in starts[1:]), len(text)]
+        return [text[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def whole(text: str) -> str:
+    """The text with pairs of surrogates joined and lone ones, which no tokenizer takes, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

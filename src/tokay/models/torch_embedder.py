@@ -1,0 +1,189 @@
+"""An embedder in torch: backbone, pooling, prompts; what training changes, and sentence-transformers folders out.
+
+Letters: N texts, L tokens, D width of the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokay.errors import MissingExtra, TokayError
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    raise MissingExtra("a model in torch", "embed", "torch") from error
+
+from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
+from tokay.models.batching import by_token_budget
+from tokay.models.embedder import Embedder
+from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
+from tokay.models.locate import find_model
+from tokay.models.precision import Calibration
+from tokay.models.tokens import Tokens
+
+
+class TorchEmbedder(Embedder, nn.Module):
+    """The default back-end, and the only one that can be trained."""
+
+    def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig) -> None:
+        nn.Module.__init__(self)
+        self.backbone: Any = backbone  # a transformers model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.tokens = _tokens_of(tokenizer)
+        self.threads = 0
+
+    # -- loading and saving ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(  # type: ignore[override]  # the base class chooses the back-end, this is one
+        cls, name_or_path: str | Path, *, device: str | None = None, threads: int | None = None
+    ) -> TorchEmbedder:
+        """As ``Embedder.load``."""
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of loading weights, onto stderr: the library is silent
+        if threads:
+            torch.set_num_threads(threads)
+        folder = find_model(name_or_path)
+        if is_adapter(folder):
+            return cls._load_adapted(folder, device)
+        config, backbone_folder = read_config(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
+            backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
+        limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
+        embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
+        embedder.calibration = Calibration.load(folder)
+        return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+    @classmethod
+    def _load_adapted(cls, folder: Path, device: str | None) -> TorchEmbedder:
+        """The base that an adapter names, with the adapter merged and the adapter's own prompts, cut and widths."""
+        embedder = cls.load(base_of(folder), device=device)
+        embedder.backbone = adapted(embedder.backbone, folder)
+        if (folder / "modules.json").is_file():
+            sizes, _ = read_config(folder)
+            limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
+            embedder.config = dataclasses.replace(sizes, max_tokens=limit, dims=dims_of(folder))
+        return embedder.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``SentenceTransformer(folder)`` loads with the same prompts and the same vectors.
+
+        Pooling is written in both forms: sentence-transformers >= 5.4 reads ``pooling_mode``, text-embeddings-
+        inference and older releases read the booleans. ``is_matryoshka`` is what vLLM asks for ``dimensions``.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone.config.is_matryoshka = bool(self.config.dims)
+        self.backbone.config.matryoshka_dimensions = list(self.config.dims)
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.config.max_tokens
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.save_pretrained(folder)
+        self.save_sizes(folder)
+
+    def save_sizes(self, folder: Path) -> None:
+        """Write the small files alone: pooling, prompts, cut."""
+        write_config(folder, self.config, width=self.width)
+
+    def clone(self) -> TorchEmbedder:
+        """An independent copy, weights included."""
+        return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
+
+    @property
+    def width(self) -> int:
+        """D, the number of dimensions of a full vector."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        parameter: Tensor = next(self.backbone.parameters())
+        return parameter.device
+
+    # -- token ids to vectors -------------------------------------------------------------------------------------
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Pooled vectors, not normalised: N lists of token ids -> (N, D). The texts are padded to the longest."""
+        longest = max(len(row) for row in ids)
+        pad, left = self.tokens.pad, self.tokens.left
+        blank = [[pad] * (longest - len(row)) for row in ids]
+        padded = [[*b, *row] if left else [*row, *b] for row, b in zip(ids, blank, strict=True)]
+        device = self.device
+        tokens = torch.tensor(padded, device=device)  # (N, L)
+        lengths = torch.tensor([len(row) for row in ids], device=device)
+        columns = torch.arange(longest, device=device)
+        mask = (columns >= longest - lengths[:, None]) if left else (columns < lengths[:, None])  # (N, L)
+        hidden = self.backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (N, L, D)
+        return pool(hidden, mask, self.config.pooling)
+
+    def forward_by_length(self, ids: Sequence[Sequence[int]], *, tokens_per_batch: int) -> Tensor:
+        """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, D)."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        parts = [self([ids[i] for i in group]) for group in by_token_budget(order, ids, tokens_per_batch)]
+        return torch.cat(parts)[torch.tensor(np.argsort(order), device=self.device)]
+
+    @torch.inference_mode()
+    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """As ``Embedder.run``; on a GPU in bfloat16."""
+        device = self.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return self(ids).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def divide(self, workers: int) -> None:
+        """This thread's share of the cores."""
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector a text: (N, L, D), bool (N, L) -> (N, D). Padding may stand on either side."""
+    if pooling == "mean":
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+    length = mask.shape[1]
+    columns = torch.arange(length, device=mask.device)
+    if pooling == "cls":
+        at = torch.where(mask, columns, length).amin(1)
+    else:
+        at = torch.where(mask, columns, -1).amax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+
+
+def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
+    """What bounds the length of a text, in tokens: the tokenizer's limit and the backbone's positions."""
+    limits = [int(min(tokenizer.model_max_length, 10**9))]
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    if positions:  # RoBERTa's positions start behind the padding index
+        offset = 2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+        limits.append(int(positions) - offset)
+    return limits
+
+
+def _tokens_of(tokenizer: Any) -> Tokens:
+    """A copy of the tokenizer behind a transformers tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TokayError(
+            f"the tokenizer {type(tokenizer).__name__} has no tokenizer.json form; choose a base that has one"
+        )
+    pad = tokenizer.pad_token_id
+    return Tokens(copy.deepcopy(backend), pad=pad or 0, left=tokenizer.padding_side == "left")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
