@@ -353,7 +353,7 @@ def test_a_log_of_real_queries_is_mined_judged_and_its_gaps_reported(
             lambda a: a | {"--queries": "log.txt"},
             "needs an LLM that judges now; --llm recorded:recording is a recording",
         ),
-        (lambda a: a | {"--candidates": "dense"}, "Input should be 'base', 'initial' or 'bm25'"),
+        (lambda a: a | {"--candidates": "dense"}, "expected a list, each item 'base', 'initial' or 'bm25'"),
         (lambda a: a | {"--judge": "jury"}, "setting 'judge.by' is 'jury'"),
         (lambda a: a | {"documents": "./nowhere"}, "python:PACKAGE: did you mean"),  # and no emoji in its place
         (lambda a: a | {"documents": "./nowhere"}, "there is no file or folder ./nowhere"),

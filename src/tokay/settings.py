@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokay.errors import TokayError
+from tokay.expected import faults_of
 
 
 class _Section(BaseModel):
@@ -324,7 +325,7 @@ def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides:
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        raise TokayError(_explain(error)) from error
+        raise TokayError("\n".join(faults_of(error, Settings, data, what="setting"))) from error
 
 
 def _put(data: dict[str, Any], name: str, value: Any) -> None:
@@ -341,22 +342,6 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a bare word is a string
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            section = item["loc"][0] if len(item["loc"]) > 1 else ""
-            model = Settings.model_fields[str(section)].annotation if section else Settings
-            known = ", ".join(getattr(model, "model_fields", {}))
-            lines.append(f"unknown setting {where!r}; known here: {known}")
-        elif item["type"] == "missing":
-            lines.append(f"setting {where!r} is missing")
-        else:
-            lines.append(f"setting {where!r} is {item['input']!r}: {item['msg']}")
-    return "; ".join(lines)
 
 
 def to_toml(settings: Settings) -> str:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tokay.corpus.document import clean_text, one_line
 from tokay.corpus.rows import decode_utf8, hub_stream
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, did_you_mean
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet", ".txt")
 SPLIT = "split"
@@ -75,6 +75,7 @@ class Table:
         if others and not matched:
             raise TokayError(
                 f"{self.name} has no rows of the split {self.split!r}; it has {_some(others)}: name one with split = …"
+                f"{did_you_mean(self.split, others)}"
             )
 
     def _fail(self, number: int, reason: str) -> None:
@@ -301,9 +302,12 @@ def find_columns(
     names = [*(role.name for role in roles), *also]
     for role_name, column in renames.items():
         if role_name not in names:
-            raise TokayError(f"columns names {role_name!r}, which is not read here; known: {', '.join(names)}")
+            raise TokayError(
+                f"columns names {role_name!r}, which is not read here; known: {', '.join(names)}"
+                f"{did_you_mean(role_name, names)}"
+            )
         if column not in table.columns:
-            raise TokayError(f"{has}; {role_name} = {column!r} is not among them")
+            raise TokayError(f"{has}; {role_name} = {column!r} is not among them{did_you_mean(column, table.columns)}")
     found = dict(renames)
     free = [column for column in table.columns if column not in renames.values()]
     for role in roles:

@@ -76,11 +76,14 @@ def test_what_runs_here_is_free() -> None:
     [
         (None, "cannot be read: No such file"),
         ("models = [", "is not TOML"),
-        ("", "'models' is .* Field required; expected \\[models\\] as in"),
-        ("[models]\nx = { input = -1, output = 1 }", "'models.x.input' is -1: Input should be greater"),
-        ("[models]\nx = { input = nan, output = 1 }", "'models.x.input' is nan"),
-        ("[models]\nx = { input = 1 }", "'models.x.output' is"),
-        ("[models]\nx = { input = 1, output = 1, ouput = 2 }", "'models.x.ouput' is 2: Extra inputs"),
+        ("", "key 'models' is missing; write \\[models\\] as in"),
+        ("[models]\nx = { input = -1, output = 1 }", "'models.x.input' is -1; expected a number of at least 0; write"),
+        ("[models]\nx = { input = nan, output = 1 }", "'models.x.input' is nan; expected a finite number"),
+        ("[models]\nx = { input = 1 }", "key 'models.x.output' is missing"),
+        (
+            "[models]\nx = { input = 1, output = 1, ouput = 2 }",
+            "unknown key 'models.x.ouput'; known here: input, .*; did you mean 'models.x.output'",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_one_sentence(tmp_path: Path, text: str | None, message: str) -> None:

@@ -128,6 +128,10 @@ def test_files_that_are_no_exports(tmp_path: Path) -> None:
     fails(gzip.compress(whole)[:-20], "is damaged or cannot be read", "y.jsonl.gz")
     with pytest.raises(TokayError, match=r"there is no file .*nowhere; expected one as 'tokay ledger export' writes"):
         read_spec(f"replay:{tmp_path}/nowhere")
+    with pytest.raises(TokayError, match=r"--llm is 'opnai:gpt'; expected .*; did you mean 'openai'\?$"):
+        read_spec("opnai:gpt")
+    with pytest.raises(TokayError, match=r"--llm is 'openai'; expected [^?]*replay:FILE$"):
+        read_spec("openai")
 
 
 def test_an_export_with_two_models_needs_a_name(tmp_path: Path) -> None:

@@ -127,6 +127,11 @@ def test_errors_say_what_to_do(embedder: Embedder, tmp_path: Path) -> None:
         find_model(tmp_path)
     with pytest.raises(TokayError, match=r"there is no model folder ./nowhere/at/all"):
         find_model("./nowhere/at/all")
+    for name in ("minilmm", "MiniLm-", "./minilm"):
+        with pytest.raises(TokayError, match=r"; did you mean 'minilm'\?$"):
+            find_model(name)
+    with pytest.raises(TokayError, match=r"could not be fetched from the Hub: [^?]*$"):
+        find_model("nothing/like-it")
     head = tmp_path / "head"
     shutil.copytree(tiny_base(), head)
     modules = json.loads((head / "modules.json").read_text())

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokay.corpus.document import Block, RawDocument, Report, lay_out, one_line
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, did_you_mean
 from tokay.records import Skipped
 
 TEXT_COLUMNS = ("text", "body", "content", "passage", "document", "abstract")
@@ -303,7 +303,10 @@ def hub_stream(name: str, split: str) -> Iterable[Mapping[str, Any]]:
         ) from error
     chosen = split or ("train" if "train" in splits else next(iter(splits)))
     if chosen not in splits:
-        raise TokayError(f"hf:{name} has no split {chosen!r}; expected one of {', '.join(splits)}, as hf:{name}:SPLIT")
+        raise TokayError(
+            f"hf:{name} has no split {chosen!r}; expected one of {', '.join(splits)}, as hf:{name}:SPLIT"
+            f"{did_you_mean(chosen, splits)}"
+        )
     rows: Iterable[Mapping[str, Any]] = splits[chosen]
     return rows
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from tokay.errors import TokayError
+from tokay.errors import TokayError, did_you_mean
 from tokay.llm.door import Backend, Door
 from tokay.llm.ledger import Ledger
 from tokay.llm.limits import Limits
@@ -113,7 +113,8 @@ def read_spec(
     """
     kind, _, what = spec.partition(":")
     if kind not in get_args(Kind) or not what:
-        raise TokayError(f"--llm is {spec!r}; expected {FORMS}")
+        hint = did_you_mean(kind, {*get_args(Kind), "recorded"} - {kind})
+        raise TokayError(f"--llm is {spec!r}; expected {FORMS}{hint}")
     if batch and kind != "openai":
         raise TokayError(f"--batch needs a provider's batch API, and --llm {spec} is none; expected openai:MODEL")
     if kind == "openai":

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokay.errors import TokayError
+from tokay.expected import faults_of
 from tokay.llm.ledger import Usage, canonical
 
 SHIPPED = Path(__file__).with_name("prices.toml")
@@ -113,17 +114,15 @@ def load_prices(path: str = "") -> PriceTable:
     """
     file = Path(path).expanduser() if path else SHIPPED
     try:
-        table = _Table.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = _Table.model_validate(data)
     except OSError as error:
         raise TokayError(f"--prices {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TokayError(f"--prices {file} is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TokayError(
-            f"--prices {file}: {where!r} is {first['input']!r}: {first['msg']}; expected [models] as in {SHIPPED}"
-        ) from error
+        faults = "; ".join(faults_of(error, _Table, data, what="key"))
+        raise TokayError(f"--prices {file}: {faults}; write [models] as in {SHIPPED}") from error
     return PriceTable(table.models, table.currency, file)
 
 

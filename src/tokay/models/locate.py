@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, did_you_mean
 from tokay.store import file_sha256, fingerprint
 
 MINILM = "minilm"
@@ -38,7 +38,7 @@ def find_model(name_or_path: str | Path) -> Path:
     if not is_hub_name(name):
         raise TokayError(
             f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as "
-            f"BAAI/bge-small-en-v1.5"
+            f"BAAI/bge-small-en-v1.5{did_you_mean(name, [MINILM])}"
         )
     return _from_hub(name)
 
@@ -74,10 +74,15 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError as error:
         raise MissingExtra(f"model {name!r} by name", "hub", "huggingface-hub") from error
+    hint = did_you_mean(name, [MINILM])
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_OTHER_COPIES))
     except RepositoryNotFoundError as error:
-        raise TokayError(f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder") from error
+        raise TokayError(
+            f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder{hint}"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TokayError(f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}") from error
+        raise TokayError(
+            f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}{hint}"
+        ) from error

@@ -7,15 +7,15 @@ A source is FRet rows (of a run), pairs, entailment, classes, labelled retrieval
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, did_you_mean
+from tokay.expected import faults_of
 from tokay.records import Example
 from tokay.train.sources import KEYS, Entry, read_source
 
@@ -94,7 +94,9 @@ def _entries(path: Path) -> list[Entry]:
         raise TokayError(f"the mixture {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TokayError(f"the mixture {path} is not TOML: {error}") from error
-    _need_known(path.name, data, {"source"})
+    for key in data:
+        if key != "source":
+            raise TokayError(f"{path.name}: unknown key {key!r}; known here: source{did_you_mean(key, ['source'])}")
     sources = data.get("source")
     if not isinstance(sources, list) or not sources or not all(isinstance(source, dict) for source in sources):
         raise TokayError(f"the mixture {path} names no source; expected a table [[source]] for each")
@@ -103,11 +105,10 @@ def _entries(path: Path) -> list[Entry]:
 
 def _entry(path: Path, number: int, source: Mapping[str, Any]) -> Entry:
     where = f"{path.name}, source {source.get('name', number)!r}"
-    _need_known(where, source, Entry.model_fields)
     try:
         entry = Entry.model_validate(source)
     except ValidationError as error:
-        raise TokayError(f"{where}: {_explain(error)}") from error
+        raise TokayError(f"{where}: {'; '.join(faults_of(error, Entry, source, what='key'))}") from error
     for key in source:
         if key not in KEYS[entry.kind]:
             known = ", ".join(sorted(KEYS[entry.kind]))
@@ -123,23 +124,6 @@ def _resolved(folder: Path, place: str) -> str:
     if not place or place.startswith(("hf:", "python:")) or place == "python-stdlib":
         return place
     return str(folder / Path(place).expanduser())
-
-
-def _need_known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TokayError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{hint}")
-
-
-def _explain(error: ValidationError) -> str:
-    """The faults of one source, in one line."""
-    said = []
-    for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
-        said.append(f"{key} is missing" if item["type"] == "missing" else f"{key} is {item['input']!r}: {item['msg']}")
-    return "; ".join(said)
 
 
 def _check_together(path: Path, entries: Sequence[Entry]) -> None:
