@@ -15,6 +15,7 @@ from tiny import WORDS, tiny_base
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Silent
 from tokay.settings import TrainSettings
+from tokay.store import Run
 from tokay.train.plan import plan_training
 from tokay.train.tune import tune
 from train_data import base, settings, source
@@ -148,6 +149,10 @@ def test_planning_leaves_the_base_alone() -> None:
         (("{m}", "--plan", "--base", "{t}"), "without config.json"),
         (("{m}", "--plan", "--dev", "{t}/none"), "expected a BEIR folder"),
         (("{m}", "--plan", "--dev", "{t}/beir", "--dev-split", "tset"), "tset"),
+        (("{t}/none", "--out", "{t}"), "neither a run folder"),  # the source before the folder that is taken
+        (("{t}/none.toml", "--out", "{t}"), "cannot be read: No such file"),
+        (("{t}/empty.toml", "--out", "{t}"), "names no source"),
+        (("{t}/unfinished", "--out", "{t}"), "has no examples/examples.parquet; run 'tokay distill"),
         (("{m}", "--out", "{m}"), "is a file"),
         (("{m}", "--out", "{t}"), "holds other files"),
         (("{m}", "--out", "{t}/x", "--soup", "auto"), "need dev queries"),
@@ -160,6 +165,8 @@ def test_planning_leaves_the_base_alone() -> None:
 def test_what_is_wrong_is_said_in_one_line(
     words: Sequence[str], message: str, mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty.toml").touch()
+    Run(tmp_path / "unfinished", writable=True).close()
     filled = [word.format(m=mixture, t=tmp_path) for word in words]
     assert call("train", filled[0], "--base", tiny_base(), *FAST, *filled[1:]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -330,13 +330,14 @@ def train(
     ] = None,
 ) -> None:
     """Train an embedder on the rows of a run, or on a mixture of sources."""
-    from tokay.tuning import check_out, plan_lines, read_material, run_training, settings_for
+    from tokay.tuning import check_out, check_source, plan_lines, read_material, run_training, settings_for
 
     if out_folder is None and not plan:
         raise TokayError("there is no --out; name the model folder to make, or ask for --plan")
     weight = soup if soup in (None, "auto") else _number(soup, "--soup")
     values = {"train.adapter": adapter, "train.soup": weight}
     settings = settings_for(source, values, config=config, overrides=set_ or ())
+    check_source(source)
     if out_folder is not None and not plan:
         check_out(out_folder)
     screen = Screen()

@@ -18,7 +18,7 @@ from tokay.progress import Progress, Silent
 from tokay.records import Example, Passage, Query
 from tokay.settings import Settings, TrainSettings, resolve
 from tokay.store import MANIFEST, fingerprint
-from tokay.train.mixture import Source, read_mixture
+from tokay.train.mixture import Source, read_entries, read_mixture
 
 TRAINING = "training"
 """Folder in the model's for what training leaves beside it: metrics, story, adapter, checkpoints."""
@@ -63,6 +63,28 @@ def settings_for(
     return resolve({"documents": source, **values}, config=config, overrides=overrides)
 
 
+def check_source(source: str) -> None:
+    """Refuse what is no finished run and no mixture, before anything is read.
+
+    Raises:
+        TokayError: with what was looked for.
+    """
+    path = Path(source).expanduser()
+    if _is_run(path):
+        open_run(path).rows("examples", "examples")
+    elif path.suffix == ".toml":
+        read_entries(path)
+    else:
+        raise TokayError(
+            f"{source} is neither a run folder (it has no {MANIFEST}) nor a mixture (.toml); make one of them: "
+            "'tokay distill' writes runs, docs/mixture.md describes mixtures"
+        )
+
+
+def _is_run(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
 def read_material(
     source: str, settings: Settings, *, base: str | None = None, dev: str = "", split: str = "dev"
 ) -> Material:
@@ -82,12 +104,8 @@ def read_material(
     from tokay.vectors import with_cut
 
     path, train = Path(source).expanduser(), settings.train
-    is_run = (path / MANIFEST).is_file()
-    if not is_run and path.suffix != ".toml":
-        raise TokayError(
-            f"{source} is neither a run folder (it has no {MANIFEST}) nor a mixture (.toml); make one of them: "
-            "'tokay distill' writes runs, docs/mixture.md describes mixtures"
-        )
+    is_run = _is_run(path)
+    check_source(source)
     mixtures = [path] if not is_run else [Path(train.mixture)] if train.mixture else []
     sources = [s for mixture in mixtures for s in read_mixture(mixture, seed=train.seed)]
     cut, name, dev_set = train.max_tokens, base or "minilm", None

@@ -59,9 +59,7 @@ def read_mixture(path: Path, *, seed: int = 0) -> tuple[Source, ...]:
     Raises:
         TokayError: what the user has to mend, with the name of the source that it is in.
     """
-    entries = _entries(path)
-    _check_together(path, entries)
-    return tuple(_source(path, entry, seed) for entry in entries)
+    return tuple(_source(path, entry, seed) for entry in read_entries(path))
 
 
 def _source(path: Path, entry: Entry, seed: int) -> Source:
@@ -87,7 +85,12 @@ def _source(path: Path, entry: Entry, seed: int) -> Source:
 # -- the TOML file --------------------------------------------------------------------------------------------------
 
 
-def _entries(path: Path) -> list[Entry]:
+def read_entries(path: Path) -> list[Entry]:
+    """What the file names, checked as far as it can be without reading a source.
+
+    Raises:
+        TokayError: the file cannot be read, or something in it is wrong.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -100,7 +103,9 @@ def _entries(path: Path) -> list[Entry]:
     sources = data.get("source")
     if not isinstance(sources, list) or not sources or not all(isinstance(source, dict) for source in sources):
         raise TokayError(f"the mixture {path} names no source; expected a table [[source]] for each")
-    return [_entry(path, number, source) for number, source in enumerate(sources, 1)]
+    entries = [_entry(path, number, source) for number, source in enumerate(sources, 1)]
+    _check_together(path, entries)
+    return entries
 
 
 def _entry(path: Path, number: int, source: Mapping[str, Any]) -> Entry:
