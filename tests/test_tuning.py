@@ -199,6 +199,7 @@ def test_a_training_that_was_cut_goes_on_and_one_of_other_rows_is_refused(
     moved = shutil.copytree(cut, tmp_path / "moved")
     for out in (cut, moved):
         assert train(mixture, "--out", out, *often) == 0
+        assert "training goes on from step 10 of 10" in capsys.readouterr().err
     weights = [TorchEmbedder.load(out).state_dict() for out in (whole, cut, moved)]
     assert all(weights[0][name].equal(other[name]) for other in weights[1:] for name in weights[0])
 

@@ -358,8 +358,10 @@ def test_a_tuning_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path, uncut: 
     told = Told()
     tuning(tmp_path, LONG, told=told)
     assert_as_uncut(tmp_path, uncut)
-    said = [line for line in told.lines if "goes on from the checkpoint" in line]
-    assert len(said) == (0 if cut in (1, 6) else 1)  # cut in a run's first step, it begins anew
+    done = {1: [], 2: [1], 4: [3], 5: [4], 6: [5], 7: [5, 1], 10: [5, 4]}[cut]  # of each run that was begun
+    said = [f"training, run {run} of 2 goes on from step {step} of 5" for run, step in enumerate(done, 1)]
+    assert [line for line in told.lines if "goes on" in line] == said
+    assert told.steps == 10
 
 
 def test_half_a_line_of_a_killed_process_is_dropped(tmp_path: Path, uncut: Path) -> None:
@@ -456,7 +458,7 @@ def test_checkpoints_of_other_settings_are_refused_where_they_matter(
     changed, told = LONG.model_copy(update=changes), Told()
     if same:
         tuning(tmp_path, changed, told=told)
-        assert "training goes on from the checkpoint after step 3" in told.lines
+        assert "training, run 1 of 2 goes on from step 3 of 5" in told.lines
         return
     with pytest.raises(TokayError, match="is a checkpoint of another training"):
         tuning(tmp_path, changed, told=told)

@@ -64,9 +64,10 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """One that is whole."""
+    """One that is whole; ``step`` is how many steps were done."""
 
     path: Path
+    step: int
 
     def restore(
         self, named: Mapping[str, nn.Parameter], optimizer: Any, device: torch.device
@@ -123,7 +124,7 @@ class Checkpoints:
                             f"{path} is a checkpoint of another training (other model, data or settings); delete "
                             f"{self.folder} to start anew, or write somewhere else"
                         )
-                    return Checkpoint(path)
+                    return Checkpoint(path, entries["state"]["step"])
         return None
 
     def save(self, named: Mapping[str, nn.Parameter], optimizer: Any, state: State, best: Mapping[str, Tensor]) -> None:

@@ -135,6 +135,9 @@ def tune(
             )
         name = f"training, run {number + 1} of {settings.runs}" if settings.runs > 1 else "training"
         progress.start(name, draw.steps())
+        if kept is not None and (found := kept.newest()):
+            progress.say(f"{name} goes on from step {found.step:,} of {draw.steps():,}")
+            progress.advance(found.step)
         steps = train_embedder(
             tuned,
             sources,
@@ -252,9 +255,6 @@ def _follow(steps: Iterator[Step], log: Path, *, run: int, engine: Engine, progr
             if not started:
                 average = step.loss
                 file = _open_log(log, run, step.step) if engine.is_main else None
-                if step.step:
-                    progress.say(f"training goes on from the checkpoint after step {step.step}")
-                    progress.advance(step.step)
             started = True
             average = 0.9 * average + 0.1 * step.loss
             values = {k: v for k, v in dataclasses.asdict(step).items() if v is not None}
