@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import gzip
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokay.corpus.document import clean_text, one_line
-from tokay.corpus.rows import decode_utf8, hub_stream
+from tokay.corpus.rows import decode_utf8, hub_stream, json_object
 from tokay.errors import MissingExtra, TokayError, did_you_mean
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet", ".txt")
@@ -165,15 +164,11 @@ def _lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
 
 def _jsonl_rows(path: Path, columns: Sequence[str], report: Report) -> Iterator[Row]:
     for number, line in _lines(path, report):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            report(number, one_line(f"not JSON: {error}"))
-            continue
-        if isinstance(row, dict):
-            yield number, row
+        row, reason = json_object(line)
+        if row is None:
+            report(number, reason)
         else:
-            report(number, f"not a JSON object but of type {type(row).__name__}")
+            yield number, row
 
 
 def _txt_rows(path: Path, columns: Sequence[str], report: Report) -> Iterator[Row]:

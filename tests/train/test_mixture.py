@@ -358,8 +358,9 @@ def test_a_bad_mixture_is_one_sentence(tmp_path, toml, message):
     ("kind", "lines", "message"),
     [
         ("pairs", [], "f.jsonl is empty"),
-        ("pairs", ["{"], "f.jsonl line 1: not JSON"),
-        ("pairs", [PAIR, "{"], "f.jsonl line 2: not JSON"),
+        ("pairs", ["{"], "f.jsonl line 1: not JSON: Expecting property name enclosed in double quotes at column 2$"),
+        ("pairs", [PAIR, '{"a" 1}'], "f.jsonl line 2: not JSON: Expecting ':' delimiter at column 6$"),
+        ("pairs", [PAIR, '{"a": "b'], "f.jsonl line 2: not JSON: Unterminated string starting at column 7$"),
         ("pairs", [PAIR, "[1]"], "line 2: not a JSON object but of type list"),
         ("pairs", [PAIR, '{"query": "q"}', '{"query": "r", "positive": null}', '{"query": "q", "positive": " "}'], r"line 2: the positive is missing \(2 rows, first 2, 3\); line 4: the positive is empty; mend"),
         ("pairs", ['{"query": 3, "positive": "p"}'], "line 1: the query is of type int, not text"),

@@ -142,18 +142,19 @@ def _jsonl_rows(path: Path, report: Report) -> Iterator[Row]:
                 continue
             row = None
             if not reason:
-                row, reason = _json_object(text)
+                row, reason = json_object(text)
             if row is None:
                 report(Skipped(path.name, number, reason))
             else:
                 yield number, row
 
 
-def _json_object(text: str) -> tuple[dict[str, Any] | None, str]:
+def json_object(text: str) -> tuple[dict[str, Any] | None, str]:
+    """The object on a line and an empty reason; or None and the reason, with the column."""
     try:
-        value = json.loads(text)
+        value = json.loads(text.rstrip("\r\n"))  # or what is missing at the end would be missing in a second line
     except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at column {error.colno}"
+        return None, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
         return None, one_line(f"not JSON that can be read: {error}")
     if not isinstance(value, dict):
