@@ -256,7 +256,7 @@ def flops(model: TorchEmbedder) -> int:
 def test_training_everything_saves_nothing() -> None:
     model = base()
     Full().attach(model)
-    found = savings_of(model)
+    found = savings_of(model, base())
     total = sum(p.numel() for p in model.parameters())
     assert (found.trainable, found.total, found.bytes_saved, found.work_saved) == (total, total, 0, 0.0)
 
@@ -265,7 +265,7 @@ def test_training_everything_saves_nothing() -> None:
 def test_what_is_trained_and_its_bytes_are_counted(adapter: Any) -> None:
     model = base()
     adapter.attach(model)
-    found = savings_of(model)
+    found = savings_of(model, base())
     assert found.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found.total == sum(p.numel() for p in model.parameters())
     for p in model.parameters():
@@ -275,7 +275,7 @@ def test_what_is_trained_and_its_bytes_are_counted(adapter: Any) -> None:
     optimizer.step()
     moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
     used = sum(x.nbytes for x in [*moments, *(p.grad for p in model.parameters() if p.grad is not None)])
-    assert found.bytes_saved == 12 * found.total - used
+    assert found.bytes_saved == 12 * sum(p.numel() for p in base().parameters()) - used
 
 
 def test_frozen_parameters_by_hand() -> None:
@@ -284,9 +284,9 @@ def test_frozen_parameters_by_hand() -> None:
     width, inner = 32, 64
     layer = 4 * (width * width + width) + (width * inner + inner) + (inner * width + width) + 2 * 2 * width
     tables = (len(model.tokenizer) + 64 + 2) * width + 2 * width
-    assert savings_of(model).total == tables + 2 * layer + width * width + width
-    assert savings_of(model).trainable == layer + width * width + width
-    assert savings_of(model).bytes_saved == 12 * (tables + layer)
+    assert savings_of(model, base()).total == tables + 2 * layer + width * width + width
+    assert savings_of(model, base()).trainable == layer + width * width + width
+    assert savings_of(model, base()).bytes_saved == 12 * (tables + layer)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_frozen_parameters_by_hand() -> None:
 def test_saved_work_by_hand(adapter: Any, saved: float) -> None:
     model = base()
     adapter.attach(model)
-    assert savings_of(model).work_saved == pytest.approx(saved)
+    assert savings_of(model, base()).work_saved == pytest.approx(saved)
 
 
 def test_saved_work_of_lora_by_hand() -> None:
@@ -308,7 +308,21 @@ def test_saved_work_of_lora_by_hand() -> None:
     weights = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     matrices = 2 * (4 * 4 * (32 + 32) + 2 * 4 * (32 + 64))
     done = 4 * weights + 6 * matrices  # a frozen weight has no gradient of its own
-    assert savings_of(model).work_saved == pytest.approx(1 - done / (6 * (weights + matrices)))
+    assert savings_of(model, base()).work_saved == pytest.approx(1 - done / (6 * weights))
+
+
+def test_saved_bytes_of_lora_by_hand() -> None:
+    """Its own matrices need a gradient and two moments too."""
+    model = base()
+    Lora(4, 8.0).attach(model)
+    width, inner = 32, 64
+    layer = 4 * (width * width + width) + (width * inner + inner) + (inner * width + width) + 2 * 2 * width
+    tables = (len(model.tokenizer) + 64 + 2) * width + 2 * width
+    whole = tables + 2 * layer + width * width + width
+    matrices = 2 * (4 * 4 * (width + width) + 2 * 4 * (width + inner))
+    found = savings_of(model, base())
+    assert (found.trainable, found.total) == (matrices, whole + matrices)
+    assert found.bytes_saved == 12 * (whole - matrices)
 
 
 @pytest.mark.parametrize("adapter", [Full(False, 1), Lora(4, 8.0)])
@@ -317,10 +331,7 @@ def test_saved_work_is_near_what_torch_counts(adapter: Any) -> None:
     whole, some = base(), base()
     Full().attach(whole)
     adapter.attach(some)
-    claimed, all_of_it = savings_of(some).work_saved, flops(whole)
-    if isinstance(adapter, Lora):  # the share is of the model with its matrices
-        matrices = sum(p.numel() for p in some.parameters() if p.requires_grad)
-        all_of_it += 6 * matrices * 8
+    claimed, all_of_it = savings_of(some, whole).work_saved, flops(whole)
     input_gradient = 3 * 2 * 32 * (32 + 4) * 8 / all_of_it
     assert claimed <= 1 - flops(some) / all_of_it <= claimed + input_gradient + 1e-6
 
@@ -328,11 +339,23 @@ def test_saved_work_is_near_what_torch_counts(adapter: Any) -> None:
 def test_savings_are_told_in_words() -> None:
     model = base()
     Full(freeze_layers=1).attach(model)
-    found = savings_of(model)
+    found = savings_of(model, base())
     assert found.line() == (
         f"{found.trainable:,} of {found.total:,} parameters are trained, which saves 0 MB of gradients and optimiser "
         "state and 33% of a step's products with weights"
     )
+
+
+def test_no_work_is_saved_by_a_frozen_table_and_none_is_told() -> None:
+    model = base()
+    Full(freeze_embeddings=True).attach(model)
+    found = savings_of(model, base())
+    assert found.line() == (
+        f"{found.trainable:,} of {found.total:,} parameters are trained, which saves 0 MB of gradients and optimiser "
+        "state"
+    )
+    Full().attach(model)
+    assert savings_of(model, base()).line() == f"all {found.total:,} parameters are trained"
 
 
 # -- dropout --------------------------------------------------------------------------------------------------------

@@ -138,13 +138,13 @@ def set_dropout(module: nn.Module, share: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Savings:
-    """What is trained of a model, and what that saves against training all of it: counts, not timings.
+    """What is trained of a model, and what that saves against training all of its base: counts, not timings.
 
     Attributes:
         trainable: parameters.
         total: parameters, those of an adapter included.
-        bytes_saved: of gradients and AdamW's moments, in float32.
-        work_saved: share of a training step's products with weights that falls away.
+        bytes_saved: of gradients and AdamW's moments, in float32; below 0 where an adapter has more parameters.
+        work_saved: share of a training step's products with weights that falls away; below 0 likewise.
     """
 
     trainable: int
@@ -154,27 +154,35 @@ class Savings:
 
     def line(self) -> str:
         """In words."""
+        if self.trainable == self.total:
+            return f"all {self.total:,} parameters are trained"
+        work = f" and {self.work_saved:.0%} of a step's products with weights" if round(self.work_saved, 2) else ""
         return (
             f"{self.trainable:,} of {self.total:,} parameters are trained, which saves {self.bytes_saved / 1e6:,.0f} "
-            f"MB of gradients and optimiser state and {self.work_saved:.0%} of a step's products with weights"
+            f"MB of gradients and optimiser state{work}"
         )
 
 
-def savings_of(model: TorchEmbedder) -> Savings:
-    """Count, for a model with its adapter attached.
+def savings_of(model: TorchEmbedder, base: TorchEmbedder) -> Savings:
+    """Count, for a model with its adapter attached, against a training of the whole base.
 
     A linear map of n weights takes 2n operations a token forward, 2n for the gradient of its input and 2n for that of
     its weights. The first is always done; the second from the first trained parameter on; the third where n is trained.
     """
-    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    whole = done = 0
+    whole = 6 * sum(module.weight.numel() for module in _maps(layers_of(base.backbone)))
+    done = 0
     below = not any(p.requires_grad for p in embeddings_of(model.backbone))
     for layer in layers_of(model.backbone):
         below = below and not any(p.requires_grad for p in layer.parameters())
-        for module in layer.modules():
-            if type(module) is nn.Linear:
-                n = module.weight.numel()
-                whole += 6 * n
-                done += 2 * n + (0 if below else 2 * n) + (2 * n if module.weight.requires_grad else 0)
-    return Savings(sum(trained), total, (4 + ADAM) * (total - sum(trained)), 1 - done / whole if whole else 0.0)
+        for module in _maps(layer):
+            n = module.weight.numel()
+            done += 2 * n + (0 if below else 2 * n) + (2 * n if module.weight.requires_grad else 0)
+    spared = sum(p.numel() for p in base.parameters()) - trained
+    return Savings(trained, total, (4 + ADAM) * spared, 1 - done / whole if whole else 0.0)
+
+
+def _maps(module: nn.Module) -> list[nn.Linear]:
+    """Its linear maps; an adapter's wrapper is none, what it wraps and adds are."""
+    return [inner for inner in module.modules() if type(inner) is nn.Linear]

@@ -100,7 +100,7 @@ def plan_training(
     draw = draw_of(sources, settings)
     tuned, adapter = prepared(base, settings), adapter_of(settings)
     adapter.attach(tuned)
-    savings = savings_of(tuned)
+    savings = savings_of(tuned, base)
     maker = maker_of(tuned, settings)
     objective = Objective(settings, tuned.config.dims)
     trainee = EmbedderTrainee(tuned, objective, engine, tokens_kept=settings.tokens_kept)

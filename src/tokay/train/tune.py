@@ -120,7 +120,7 @@ def tune(
         tuned, adapter = prepared(base, own), adapter_of(own)
         torch.manual_seed(own.seed)  # draws what an adapter begins with, the same in every process
         adapter.attach(tuned)
-        saved = savings_of(tuned)
+        saved = savings_of(tuned, base)
         trainable = saved.trainable
         if number == 0:
             progress.say(saved.line())
