@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ def test_planning_leaves_the_base_alone() -> None:
         (("{t}/unfinished", "--out", "{t}"), "has no examples/examples.parquet; run 'tokay distill"),
         (("{m}", "--out", "{m}"), "is a file"),
         (("{m}", "--out", "{t}"), "holds other files"),
+        (("{m}", "--out", "{m}/x"), "x cannot be written: nothing can be made in"),
         (("{m}", "--out", "{t}/x", "--soup", "auto"), "need dev queries"),
         (("{m}", "--out", "{t}/x", "--set", "train.precision=fp16"), "needs a GPU"),
         (("{m}", "--out", "{t}/x", "--set", "train.freeze_layers=2"), "leave at least one"),
@@ -173,6 +175,13 @@ def test_what_is_wrong_is_said_in_one_line(
     assert said.startswith("error: ")
     assert message in said
     assert not (tmp_path / "x" / "modules.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write anywhere")
+def test_a_folder_of_another_user_is_refused(mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    assert train(mixture, "--out", tmp_path / "closed" / "x") == 1
+    assert "x cannot be written: nothing can be made in" in capsys.readouterr().err
 
 
 def test_a_model_is_not_written_over(mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

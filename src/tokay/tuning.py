@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,11 @@ def check_out(out: Path) -> None:
     Raises:
         TokayError: with what is in the way.
     """
-    if out.exists() and not out.is_dir():
+    if not os.access(out, os.F_OK):  # or it is where this user may not look, which is told when it is written
+        return
+    if not out.is_dir():
         raise TokayError(f"--out {out} is a file; expected a folder to write the model into")
-    found = [p.name for p in sorted(out.iterdir()) if p.name != TRAINING] if out.is_dir() else []
+    found = sorted(p.name for p in out.iterdir() if p.name != TRAINING)
     if found:
         what = "a model already" if "modules.json" in found else f"other files, such as {found[0]}"
         raise TokayError(f"--out {out} holds {what}; name another folder, or delete this one")

@@ -277,6 +277,32 @@ def test_room_is_asked_for_before_the_first_step(tmp_path: Path, monkeypatch: py
     assert asked == [tmp_path, tmp_path]
 
 
+def test_a_place_that_takes_nothing_is_not_taken_for_a_full_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        TokayError, match=r"file/x cannot be written: nothing can be made in .*file \(Not a directory\);"
+    ):
+        need_room(tmp_path / "file" / "x", 1)
+    need_room(tmp_path / "x" / "y", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="has no /proc")
+def test_a_file_system_that_takes_nothing_is_not_taken_for_a_full_one() -> None:
+    with pytest.raises(
+        TokayError, match=r"^/proc/x/y cannot be written: nothing can be made in /proc \(.+\); write some"
+    ):
+        need_room(Path("/proc/x/y"), 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_another_user_is_not_taken_for_a_full_one(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    with pytest.raises(TokayError, match=r"cannot be written: nothing can be made in .* \(Permission denied\)"):
+        need_room(closed / "x" / "y", 1)
+
+
 def test_a_failed_batch_is_kept_as_it_was(tmp_path: Path) -> None:
     path = checkpoints(tmp_path / "new").save_batch({"texts": ["Größe\n`|", "水"]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"texts": ["Größe\n`|", "水"]}

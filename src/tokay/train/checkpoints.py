@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -201,14 +202,21 @@ def _torch_save(value: Any, path: Path) -> None:
 
 
 def need_room(folder: Path, bytes_needed: int) -> None:
-    """Stop before the first step when a disk cannot take what the training will write.
+    """Stop before the first step when a place cannot take what the training will write; nothing is left there.
 
     Raises:
-        TokayError: with both figures.
+        TokayError: nothing can be written there, with the reason; or too little, with both figures.
     """
     there = folder
-    while not there.exists():
+    while not os.access(there, os.F_OK):  # unlike Path.exists, it raises nothing where this user may not look
         there = there.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise TokayError(
+            f"{folder} cannot be written: nothing can be made in {there} ({error.strerror}); write somewhere else"
+        ) from error
     free = shutil.disk_usage(there).free
     if free < bytes_needed:
         raise TokayError(
