@@ -361,6 +361,36 @@ def train(
         out.print(escape(line), soft_wrap=True)
 
 
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A run, a model folder, minilm, or a Hub name.")],
+    to: Annotated[
+        list[str], typer.Option("--to", help="onnx, onnx-int8, static or gguf-notes; repeat it, or join by commas.")
+    ],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write; default for a run: RUN/export.")
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="Texts to compare on: a BEIR folder or any corpus; default: the run's held-out queries.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Of the labels of --on.")] = "test",
+    weights: Annotated[
+        bool, typer.Option(help="Put the model's own weights beside, for libraries on torch; a server needs none.")
+    ] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep a form that falls short of the model.")] = False,
+) -> None:
+    """Write a model as ONNX, int8 or a static table, and hold each against the model on real texts."""
+    from tokay.exporting import export as run_export
+
+    screen = Screen()
+    forms = [form.strip() for words in to for form in words.split(",")]
+    with screen.bars:
+        folder, done = run_export(
+            source, forms, out_folder, on=on, split=split, weights=weights, keep=keep, progress=screen
+        )
+    out.print(f"export: {escape(str(folder))} ({', '.join(e.file for e in done)})", soft_wrap=True)
+
+
 def _number(text: str, option: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) <= 1:
@@ -516,8 +546,8 @@ def show(run: RunFolder) -> None:
     out.print("prompt, cached (part of prompt) and answer are tokens, as the model counted them")
 
 
-@ledger_app.command()
-def export(
+@ledger_app.command("export")
+def export_ledger(
     run: RunFolder,
     file: Annotated[Path, typer.Argument(help="What to write, such as answers.jsonl or answers.jsonl.gz.")],
 ) -> None:
