@@ -72,6 +72,13 @@ class Tokens:
                 self._limit = limit or 0
             return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean)]
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, special tokens left out."""
+        with self._lock:
+            self.tokenizer.no_truncation()
+            self._limit = 0
+            return len(self.tokenizer.encode(whole(text), add_special_tokens=False).ids)
+
     def parts(self, text: str, tokens: int) -> list[str]:
         """Cut a text into parts of at most ``tokens`` tokens, before words where it can; at least one part."""
         with self._lock:

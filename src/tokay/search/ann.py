@@ -31,6 +31,11 @@ class Hnsw(Proposer):
         self.graph = graph
 
     @staticmethod
+    def check() -> None:
+        """Raise when usearch is not installed."""
+        _usearch()
+
+    @staticmethod
     def write(vectors: NDArray[np.floating], folder: Path) -> None:
         """Build the graph on all cores; write ``hnsw.usearch``."""
         graph = _usearch().Index(

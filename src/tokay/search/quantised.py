@@ -24,7 +24,7 @@ from tokay.models.precision import Calibration, to_precision
 _BLOCK = 8192
 """Vectors read at a time while codes are made."""
 _QUERIES = 16
-"""Queries whose scores of all passages are held at a time."""
+"""Queries whose distances to all passages are held at a time, by each thread."""
 
 
 class Proposer(ABC):
@@ -33,6 +33,10 @@ class Proposer(ABC):
     rescore: ClassVar[int]
     """Candidates for each result asked for, unless the user says otherwise: recall@10 >= 0.99 of the exact search on
     a million vectors of 256 numbers (benchmarks/bench_index.py)."""
+
+    @staticmethod
+    def check() -> None:
+        """Raise when a package is missing that this needs."""
 
     @staticmethod
     @abstractmethod
@@ -54,7 +58,9 @@ class Int8(Proposer):
 
     rescore = 4
     rows: ClassVar[int] = 512
-    """Codes widened at a time: 512 kB of float32 at 256 numbers stay in a core's second cache."""
+    """Codes widened at a time for one query: 512 kB of float32 at 256 numbers stay in a core's second cache."""
+    queries: ClassVar[int] = 64
+    """Queries whose scores of all passages are held at a time."""
 
     def __init__(self, codes: NDArray[np.int8], ranges: NDArray[np.float32]) -> None:
         self.codes = codes  # (N, D)
@@ -89,14 +95,14 @@ class Int8(Proposer):
     def propose(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.int64]]:
         """The best by ``sum_d q_d step_d code_d``: the dot product with the codes' values, less a constant a query."""
         found = []
-        for start in range(0, len(queries), _QUERIES):
-            scores = self._scores(queries[start : start + _QUERIES] * self.steps)
+        for start in range(0, len(queries), self.queries):
+            scores = self._scores(queries[start : start + self.queries] * self.steps)
             found += [_highest(row, count) for row in scores]
         return found
 
     def _scores(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         scores = np.empty((len(queries), len(self.codes)), np.float32)  # (Q, N)
-        rows = self.rows if len(queries) == 1 else 4 * self.rows
+        rows = self.rows if len(queries) == 1 else _BLOCK
         wide = np.empty((rows, self.codes.shape[1]), np.float32)
         for start in range(0, len(self.codes), rows):
             part = self.codes[start : start + rows]
