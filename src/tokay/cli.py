@@ -466,8 +466,10 @@ def index(
     resumed = f" ({done.resumed:,} of them before the last run was cut)" if done.resumed else ""
     what = f"{done.encoded:,} encoded{resumed}, {done.kept:,} as before, {done.gone:,} gone"
     out.print(f"{header.passages:,} passages of {header.documents:,} documents: {what}", soft_wrap=True)
+    recall = "" if header.recall is None else f" (finds {header.recall:.1%} of the ten nearest)"
     out.print(
-        f"vectors of {header.dim} numbers, {header.search} search; model: {escape(header.model.name)}", soft_wrap=True
+        f"vectors of {header.dim} numbers, {header.search} search{recall}; model: {escape(header.model.name)}",
+        soft_wrap=True,
     )
     out.print(f'search: tokay search {escape(str(out_folder))} "…"', soft_wrap=True)
 

@@ -39,6 +39,7 @@ from tokay.search.index import (
     Stored,
     is_index,
     read_header,
+    recall_of,
     refuse_other_model,
 )
 from tokay.settings import CorpusSettings, resolve
@@ -47,6 +48,8 @@ from tokay.store import MANIFEST, Run, StageOutput, file_sha256, lock_folder, wr
 ROWS_PER_GROUP = 256
 """Passages that are read from disk to show one of them."""
 _BLOCK = 8192
+LITTLE = 0.97
+"""Recall below which a warning is due; our choice."""
 HASH = "content_sha256"
 """Column: SHA-256 of the number of tokens that the model reads, and of the passage as it is written for it."""
 
@@ -177,6 +180,7 @@ class _Writing:
         for leftover in (out / ".new", *self._versions()):
             if self.before is None or leftover.name != self.before.data:
                 shutil.rmtree(leftover, ignore_errors=True)
+        self.recall: float | None = None
         self.new = out / ".new"
         self.new.mkdir()
         self.cache = _Cache(out / ".encoded", sha256_text(f"{made.model_dump_json()} {self.dim}"))
@@ -206,6 +210,9 @@ class _Writing:
         if self.before is not None and self._is_as_before():
             self.cache.clear()
             shutil.rmtree(self.new)
+            self.recall = self.before.recall
+            if self.search in PROPOSERS and self.rescore != self.before.rescore:
+                self._measure(self.out / self.before.data)
             header = self._header(self.before.data, hashes, documents, source.spec, self.before.files)
             if header != self.before:
                 self._let_count(header)
@@ -235,6 +242,7 @@ class _Writing:
             stored=self.stored,
             search=self.search,
             rescore=self.rescore,
+            recall=self.recall,
             passages=len(hashes),
             documents=documents,
             corpus=corpus,
@@ -355,10 +363,21 @@ class _Writing:
         if self.search in PROPOSERS:
             self.progress.start(f"preparing the search by {self.search}", None)
             PROPOSERS[self.search].write(np.load(self.new / "vectors.npy", mmap_mode="r"), self.new)
+            self._measure(self.new)
         self.progress.start("counting words", None)
         file = pq.ParquetFile(self.new / "passages.parquet")
         batches = file.iter_batches(columns=schema_of(Passage).names)
         BM25(f"{p.title} {p.text}" for p in from_batches(Passage, batches)).save(self.new / "bm25")
+
+    def _measure(self, data: Path) -> None:
+        """How much of the exact search's result this one finds; a warning where that is little."""
+        vectors = np.load(data / "vectors.npy", mmap_mode="r")
+        self.recall = recall_of(PROPOSERS[self.search].open(data), vectors, self.rescore)
+        if self.recall < LITTLE:
+            self.progress.say(
+                f"the search by {self.search} finds {self.recall:.1%} of the ten nearest here; for more, double "
+                f"--rescore {self.rescore}, or take another --search: the passages lie close to each other"
+            )
 
 
 class _Cache:

@@ -35,7 +35,7 @@ class Proposer(ABC):
     a million vectors of 256 numbers (benchmarks/bench_index.py)."""
 
     @staticmethod
-    def check() -> None:
+    def check() -> None:  # noqa: B027  # most need nothing
         """Raise when a package is missing that this needs."""
 
     @staticmethod
