@@ -34,8 +34,8 @@ class Proposer(ABC):
     """Candidates for each result asked for, unless the user says otherwise: recall@10 >= 0.99 of the exact search on
     a million vectors of 256 numbers (benchmarks/bench_index.py)."""
 
-    @staticmethod
-    def check() -> None:  # noqa: B027  # most need nothing
+    @staticmethod  # noqa: B027  # most need nothing
+    def check() -> None:
         """Raise when a package is missing that this needs."""
 
     @staticmethod
