@@ -14,6 +14,7 @@ from command import call
 from tiny import WORDS, tiny_base
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.search.index import Index
+from tokay.store import Run
 
 
 @pytest.fixture
@@ -43,7 +44,11 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((both.out + both.err).split())
 
 
-def test_index_search_change_and_search_again(made: Path, documents: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index_search_change_and_search_again(
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "index"
+    assert call("index", tiny_base(), documents, "--out", made) == 0
     assert "30 passages of 30 documents: 30 encoded, 0 as before, 0 gone" in said(capsys)
     text = json.loads(documents.read_text().splitlines()[7])["text"]
     assert call("search", made, text, "--top", 3) == 0
@@ -83,6 +88,29 @@ def test_text_of_passages_cannot_speak_to_the_terminal(
         shown = capsys.readouterr().out
         assert "[red]end" in shown
         assert not {"\x1b", "\u202e"} & {*shown}
+
+
+def test_a_run_gives_its_model_its_way_to_split_and_its_weight(
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Run(tmp_path / "run", writable=True) as run:
+        run.write_settings('documents = "docs.jsonl"\n[corpus]\nchunk = "always"\npassage_tokens = 16\n')
+        verdict = {"use": "tuned", "weights": {"base": 0.1, "tuned": 0.25}}
+        run.stage("evaluate", lambda out: out.write_json("verdict", verdict), settings={})
+    assert call("index", tmp_path / "run", documents, "--out", tmp_path / "index") == 1
+    assert "has no model yet; run 'tokay distill" in said(capsys)
+    with Run(tmp_path / "run", writable=True) as run:
+        run.stage("model", lambda out: shutil.copytree(tiny_base(), out.path, dirs_exist_ok=True), settings={})
+    documents.write_text(json.dumps({"_id": "long", "text": ". ".join([" ".join(WORDS[:9])] * 3)}) + "\n")
+    assert call("index", tmp_path / "run", documents, "--out", tmp_path / "index") == 0
+    header = Index.open(tmp_path / "index").header
+    assert (header.passages, header.bm25_weight) == (3, 0.25)
+    assert header.model.name == str(tmp_path / "run" / "model")
+    capsys.readouterr()
+    assert call("search", tmp_path / "index", "copy", "--hybrid", "--json") == 0
+    by_weight = capsys.readouterr().out
+    assert call("search", tmp_path / "index", "copy", "--weight", 0.25, "--json") == 0
+    assert capsys.readouterr().out == by_weight
 
 
 def test_another_model_is_refused_and_the_index_stays(

@@ -28,6 +28,7 @@ from tokay.settings import CorpusSettings
 from words import WordEmbedder
 
 NAMES = "alpha beta gamma delta river stone cloud flame glass iron maple ocean pearl quartz".split()
+PLAIN = Shape()
 MAKER = Maker("words", Path("words"), CorpusSettings(), 0.3)
 
 
@@ -38,7 +39,7 @@ def corpus(folder: Path, texts: Mapping[str, str]) -> str:
 
 
 def index(
-    out: Path, texts: Mapping[str, str], shape: Shape = Shape(), model: WordEmbedder | None = None, mark: str = "f"
+    out: Path, texts: Mapping[str, str], shape: Shape = PLAIN, model: WordEmbedder | None = None, mark: str = "f"
 ) -> Indexed:
     model = model or WordEmbedder()
     made = Made(name="words", fingerprint=mark, backend="torch", cut=model.config.max_tokens)
