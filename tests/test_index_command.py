@@ -101,7 +101,8 @@ def test_a_run_gives_its_model_its_way_to_split_and_its_weight(
     assert "has no model yet; run 'tokay distill" in said(capsys)
     with Run(tmp_path / "run", writable=True) as run:
         run.stage("model", lambda out: shutil.copytree(tiny_base(), out.path, dirs_exist_ok=True), settings={})
-    documents.write_text(json.dumps({"_id": "long", "text": ". ".join([" ".join(WORDS[:9])] * 3)}) + "\n")
+    text = ".\n\n".join(" ".join(WORDS[i : i + 12]) for i in (0, 12, 24))
+    documents.write_text(json.dumps({"_id": "long", "text": text}) + "\n")
     assert call("index", tmp_path / "run", documents, "--out", tmp_path / "index") == 0
     header = Index.open(tmp_path / "index").header
     assert (header.passages, header.bm25_weight) == (3, 0.25)
