@@ -445,7 +445,13 @@ def index(
     """Encode a corpus into a folder that 'tokay search' opens; run again, only what changed is encoded.
 
     A passage counts as the same when the model would read the same of it. What is no longer in the corpus leaves the
-    index. The old index is searched until the new one is whole, and a run that is cut goes on where it stopped.
+    index. The old index is searched until the new one is whole, and a run that is cut goes on where it stopped. An
+    index holds vectors of one model, and refuses another's.
+
+    \b
+    tokay index runs/demo ./docs --out indexes/docs
+    tokay index runs/demo ./docs --out indexes/docs --search binary
+    tokay index minilm corpus.jsonl --out indexes/rows --dim 256
     """
     from tokay.indexing import Shape, update_index
     from tokay.models.embedder import BACKENDS

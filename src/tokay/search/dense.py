@@ -14,6 +14,9 @@ _ROWS = 1024
 """Queries scored at a time."""
 _PAIRS = 8192
 """Pairs rescored at a time."""
+_CANDIDATES = 1024
+"""Candidates of one query scored at a time: few enough that BLAS calls no other core for them, which on a machine
+that has other things to do takes milliseconds."""
 
 
 def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
@@ -76,7 +79,7 @@ def rescored(
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.zeros((len(queries), k), np.float32)
     for row, among in enumerate(candidates):
-        found, score = top_k(queries[row : row + 1], passages[among], k)
+        found, score = top_k(queries[row : row + 1], passages[among], k, block=_CANDIDATES)
         there = found[0] >= 0
         indices[row, there] = among[found[0, there]]
         scores[row] = score[0]

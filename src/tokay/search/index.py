@@ -53,8 +53,6 @@ DEPTH = 100
 """Results of each side that are fused: the depth at which the weight of BM25 is learned."""
 _SAMPLE = 200
 """Passages that recall is measured with."""
-_BLOCK = 2048
-"""Vectors scored at a time, so that they are in the cache when their length is measured."""
 
 
 class _Section(BaseModel):
@@ -197,7 +195,7 @@ class Index:
         if among is not None:
             return rescored(queries, self.vectors, [among] * len(queries), k)
         if self.proposer is None:
-            return top_k(queries, self.vectors, k, block=_BLOCK)
+            return top_k(queries, self.vectors, k)
         return rescored(queries, self.vectors, self.proposer.propose(queries, k * self.header.rescore), k)
 
     @functools.cached_property
@@ -316,7 +314,7 @@ def recall_of(proposer: Proposer, vectors: NDArray[np.floating], rescore: int) -
     rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))
     k = min(11, len(vectors))  # a passage is its own nearest, which proves nothing
     queries = np.asarray(vectors[rows], np.float32)
-    exact, _ = top_k(queries, vectors, k, block=_BLOCK)
+    exact, _ = top_k(queries, vectors, k)
     found, _ = rescored(queries, vectors, proposer.propose(queries, k * rescore), k)
     shares = []
     for row, best, seen in zip(rows.tolist(), exact.tolist(), found.tolist(), strict=True):
