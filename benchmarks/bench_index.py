@@ -38,7 +38,7 @@ DIM = 256
 DEPTHS: dict[type[Proposer], tuple[int, ...]] = {
     Int8: (1, 2, 4),
     Binary: (10, 20, 50, 100, 200),
-    Hnsw: (2, 5, 10, 20, 40),
+    Hnsw: (5, 10, 20, 30, 60, 100),
 }
 Ranked = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 

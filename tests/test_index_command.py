@@ -106,7 +106,7 @@ def test_a_run_gives_its_model_its_way_to_split_and_its_weight(
     assert call("index", tmp_path / "run", documents, "--out", tmp_path / "index") == 0
     header = Index.open(tmp_path / "index").header
     assert (header.passages, header.bm25_weight) == (3, 0.25)
-    assert header.model.name == str(tmp_path / "run" / "model")
+    assert header.model.name == str(tmp_path / "run")
     capsys.readouterr()
     assert call("search", tmp_path / "index", "copy", "--hybrid", "--json") == 0
     by_weight = capsys.readouterr().out

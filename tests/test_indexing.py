@@ -207,6 +207,7 @@ def _killed_at(moment: int, folder: Path) -> bool:
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] != 0
+    signal.alarm(30)  # a child that hangs is a child that was killed
     count = 0
 
     def hook(event: str, _: object) -> None:

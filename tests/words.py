@@ -25,6 +25,8 @@ class WordTokens:
 class WordEmbedder(Embedder):
     """Attributes: ``seen``, the number of texts that were run; ``until``, after how many of them it dies."""
 
+    threads = 1
+
     def __init__(self, width: int = 16, *, cut: int = 12, prompts: tuple[str, str] = ("", "")) -> None:
         self.config = EmbedderConfig("mean", True, cut, InputFormat(*prompts))
         self.tokens: Any = WordTokens()

