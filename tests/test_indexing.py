@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from tokay.corpus import open_corpus
 from tokay.errors import TokayError
-from tokay.indexing import HASH, Indexed, Maker, Shape, write_index
+from tokay.indexing import HASH, LOCK, Indexed, Maker, Shape, write_index
 from tokay.models import embedder as encoding
 from tokay.progress import Silent
 from tokay.search.index import Index, Made, Method, Searcher
 from tokay.settings import CorpusSettings
+from tokay.store import Run
 from words import WordEmbedder
 
 NAMES = "alpha beta gamma delta river stone cloud flame glass iron maple ocean pearl quartz".split()
@@ -112,7 +113,7 @@ def test_only_what_changed_is_encoded_and_what_is_gone_leaves(tmp_path: Path) ->
     done = index(tmp_path / "index", changed, model=model)
     assert (model.seen, done.encoded, done.kept, done.gone) == (1, 1, 17, 3)
     assert not {"d0", "d1"} & {m.passage.passage_id for m in _search(tmp_path / "index", "on d0 d1", top=18)}
-    assert [p.name for p in sorted((tmp_path / "index").iterdir())] == [".lock", "data-000002", "index.json"]
+    assert [p.name for p in sorted((tmp_path / "index").iterdir())] == [".index.lock", "data-000002", "index.json"]
     again = index(tmp_path / "index", changed)
     assert not again.changed
     assert again.header == done.header
@@ -349,13 +350,40 @@ def test_two_processes_do_not_write_one_index(tmp_path: Path) -> None:
         "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX); print(flush=True); input()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "index" / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, tmp_path / "index" / LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(TokayError, match="another process is writing"):
             index(tmp_path / "index", some(5))
         other.communicate(b"\n")
+
+
+def test_a_run_is_no_folder_for_an_index(tmp_path: Path) -> None:
+    with Run(tmp_path / "run", writable=True):
+        pass
+    with pytest.raises(TokayError, match="holds other files and is no index folder; name a new or empty folder"):
+        index(tmp_path / "run", some(5))
+    index(tmp_path / "index", some(5))
+    with pytest.raises(TokayError, match="holds other files and is no run folder"):
+        Run(tmp_path / "index", writable=True)
+
+
+def test_making_an_index_and_searching_it_needs_no_torch(tmp_path: Path) -> None:
+    index(tmp_path / "index", some(9), Shape(search="binary"))
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules.update(torch=None, transformers=None)
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_indexing import PLAIN, answers, index, some
+from tokay import finder
+print(index(Path(sys.argv[1]), some(9)).kept)
+print(answers(Path(sys.argv[1])))
+"""
+    words = [sys.executable, "-c", code, tmp_path / "index"]
+    printed = subprocess.run(words, capture_output=True, check=True, text=True).stdout
+    assert printed == f"9\n{answers(tmp_path / 'index')}\n"
 
 
 def test_reading_an_index_loads_no_torch() -> None:

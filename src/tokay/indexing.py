@@ -51,6 +51,8 @@ ROWS_PER_GROUP = 256
 _BLOCK = 8192
 LITTLE = 0.97
 """Recall below which a warning is due; our choice."""
+LOCK = ".index.lock"
+"""Another one than a run's, so that a run folder is not taken for an index that was begun."""
 HASH = "content_sha256"
 """Column: SHA-256 of the number of tokens that the model reads, and of the passage as it is written for it."""
 
@@ -162,7 +164,7 @@ def write_index(
     embedder: Embedder, made: Made, source: Source, out: Path, shape: Shape, *, maker: Maker, progress: Progress
 ) -> Indexed:
     """As ``update_index``, with all that it names found and loaded."""
-    lock = lock_folder(out, of="index", known=HEADER)
+    lock = lock_folder(out, of="index", known=HEADER, lock=LOCK)
     try:
         return _Writing(embedder, made, out, shape, maker, progress).run(source)
     finally:
