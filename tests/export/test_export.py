@@ -20,6 +20,7 @@ from tokay.errors import TokayError
 from tokay.export.parity import BARS, Bar, Material, Vectors, compare_vectors
 from tokay.export.write import Exported, export_model, form_of, sample
 from tokay.models.embedder import Embedder
+from tokay.models.space import vector_space
 from tokay.models.static_embedder import StaticEmbedder, Words
 from tokay.models.torch_embedder import TorchEmbedder
 
@@ -49,6 +50,16 @@ def test_onnx_gives_the_models_vectors(exported: tuple[Path, Sequence[Exported]]
         np.testing.assert_allclose(found, exact.encode(TEXTS, kind=kind), atol=2e-6)
     found = graph.encode(TEXTS, kind=kind, dim=16, long="chunk")
     np.testing.assert_allclose(found, exact.encode(TEXTS, kind=kind, dim=16, long="chunk"), atol=2e-6)
+
+
+def test_an_export_without_weights_is_of_the_same_space(
+    exported: tuple[Path, Sequence[Exported]], tmp_path: Path
+) -> None:
+    whole = vector_space(exported[0])
+    shutil.copytree(exported[0], tmp_path / "slim")
+    (tmp_path / "slim" / "model.safetensors").unlink()
+    assert vector_space(tmp_path / "slim") == whole
+    assert vector_space(tiny_base(prompts=("query: ", "passage: "))) == whole
 
 
 def test_int8_is_near_and_small(exported: tuple[Path, Sequence[Exported]]) -> None:

@@ -15,12 +15,12 @@ from tokay.export.gguf import gguf_notes
 from tokay.export.parity import BARS, Material, Parity, Vectors, compare_vectors, vectors_of
 from tokay.models.embedder import Embedder
 from tokay.models.precision import Calibration
+from tokay.models.space import ABOUT, KEY, vector_space
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Progress, Silent
 
 Form = Literal["onnx", "onnx-int8", "static", "gguf-notes"]
 FORMS: tuple[Form, ...] = get_args(Form)
-ABOUT = "export.json"
 
 
 def form_of(name: str) -> Form:
@@ -84,6 +84,7 @@ def export_model(
     progress = progress or Silent()
     out.mkdir(parents=True, exist_ok=True)
     embedder.save(out)
+    space = vector_space(out)
     if not weights:
         for file in out.glob("*.safetensors*"):
             file.unlink()
@@ -99,7 +100,7 @@ def export_model(
         elif exported.parity:
             verdict = "good" if exported.parity.good else "NOT GOOD: " + "; ".join(exported.parity.faults)
             progress.say(f"{form}: {verdict}. {exported.parity.sentence()}. {exported.bytes / 1e6:,.1f} MB")
-    _write_about(out, done, keep=keep)
+    _write_about(out, done, space, keep=keep)
     if bad := [e for e in done if e.parity and not e.parity.good and not keep]:
         raise TokayError("; ".join(_refusal(e) for e in bad))
     return done
@@ -189,8 +190,8 @@ def _refusal(exported: Exported) -> str:
     )
 
 
-def _write_about(out: Path, done: Sequence[Exported], *, keep: bool) -> None:
-    """``export.json``: what was asked, and what came of it; of several calls, all forms that are there."""
+def _write_about(out: Path, done: Sequence[Exported], space: str, *, keep: bool) -> None:
+    """``export.json``: whose vectors these are, and what came of each form; of several calls, all that are there."""
     path = out / ABOUT
     entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["forms"] if path.is_file() else {}
     for exported in done:
@@ -203,7 +204,7 @@ def _write_about(out: Path, done: Sequence[Exported], *, keep: bool) -> None:
             "parity": dataclasses.asdict(parity) if parity else None,
             **exported.story,
         }
-    path.write_text(json.dumps({"forms": entries}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({KEY: space, "forms": entries}, indent=1) + "\n", encoding="utf-8")
 
 
 def sample(items: Sequence[Any], count: int, *, key: Callable[[Any], str]) -> list[Any]:

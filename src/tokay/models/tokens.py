@@ -94,6 +94,10 @@ class Tokens:
             mask[i, part] = 1
         return tokens, mask
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, special tokens left out."""
+        return len(self.encode([text], special=False)[0])
+
     def parts(self, text: str, tokens: int) -> list[str]:
         """Cut a text into parts of at most ``tokens`` tokens, before words where it can; at least one part."""
         with self._lock:
