@@ -164,7 +164,7 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         at = torch.where(mask, columns, length).amin(1)
     else:
         at = torch.where(mask, columns, -1).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+    return hidden.gather(1, at[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
 
 
 def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
