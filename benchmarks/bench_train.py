@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import arguments, table
+from common import arguments, fastest_product, table
 
 DIMS = (384, 256, 128, 64)
 WARM = 2
@@ -41,7 +41,7 @@ def main() -> None:
     if not (options.run / "manifest.json").is_file():
         print(f"bench_train: skipped, {options.run} is no finished run (make demo makes one)", file=sys.stderr)
         return
-    peaks = {p: peak(p) for p in options.precisions.split(",")}
+    peaks = {p: fastest_product(p) for p in options.precisions.split(",")}
     print("; ".join(f"fastest product in {p}: {v / 1e9:,.0f} GFLOP/s" for p, v in peaks.items()))
     plans = [(BATCH[kind], kind, max(WARM + 2, options.steps // STEP[kind])) for kind in options.kinds.split(",")]
     rows = []
@@ -80,20 +80,6 @@ def measure(run: Path, words: tuple[Any, ...]) -> dict[str, Any]:
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return result
-
-
-def peak(precision: str) -> float:
-    """Operations a second of the fastest of some products of 2,048 x 2,048 matrices."""
-    import torch
-
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(2048, 2048).to(kind) for _ in range(2))
-    times = []
-    for _ in range(12):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(times)
 
 
 # -- one training ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""Claim: texts are encoded faster than by sentence-transformers at its best batch size, to the same vectors.
+
+Needs --model, a folder that ``tokay export RUN --to onnx,onnx-int8,static`` wrote with weights. Texts are the manual of
+this Python and, with --data, SciFact's abstracts. Every system encodes the same texts in each round, in turn; the table
+has the median of rounds, the ratio to the best batch size of sentence-transformers in the same rounds, and the share of
+the fastest matrix product that the useful tokens need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import arguments, fastest_product, table
+from tokay import Embedder
+from tokay.corpus import open_corpus, whole
+
+TARGETS = {"torch": 1.5, "onnx": 1.6, "onnx-int8": 2.5, "static": 200.0}
+
+
+def main() -> None:
+    """Print one table a corpus."""
+    parser = arguments(__doc__)
+    parser.add_argument("--model", type=Path, default=Path("runs/demo/export"))
+    parser.add_argument("--texts", type=int, default=512, help="of each corpus, evenly spread")
+    parser.add_argument("--tokens", type=int, default=256, help="where every system cuts a text")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", default="8,16,32,64,128", help="of sentence-transformers")
+    options = parser.parse_args()
+    if not (options.model / "onnx" / "model_qint8.onnx").is_file():
+        print(f"bench_encode: skipped, {options.model} has no exports (tokay export RUN --to …)", file=sys.stderr)
+        return
+    corpora = ["python-stdlib", *([str(options.data / "scifact")] if options.data else [])]
+    peak = fastest_product()
+    print(f"fastest product in float32: {peak / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads")
+    for corpus in corpora:
+        passages = [whole(d) for d in open_corpus(corpus).documents(lambda skipped: None)]
+        chosen = passages[:: max(1, len(passages) // options.texts)][: options.texts]
+        compare(corpus, [f"{p.title} {p.text}".strip() for p in chosen], options, peak)
+
+
+def compare(corpus: str, texts: Sequence[str], options: Any, peak: float) -> None:
+    """All systems on the same texts."""
+    ours = {kind: load(options.model, kind, options.tokens) for kind in TARGETS}
+    theirs = sentence_transformers(options.model, options.tokens)
+    batches = [int(size) for size in options.batches.split(",")]
+    systems: dict[str, Callable[[], Any]] = {
+        f"sentence-transformers, {n}": lambda n=n: theirs(texts, n) for n in batches
+    }
+    systems |= {kind: lambda model=model: model.encode(texts) for kind, model in ours.items()}
+    rates, last = measure(systems, len(texts), options.rounds)
+    best = max((name for name in systems if name not in ours), key=lambda name: statistics.median(rates[name]))
+    exact = last[best]
+    work = float(sum(flops(ours["torch"], len(ids)) for ids in ours["torch"].tokenize(texts)))
+    rows = []
+    for name in systems:
+        median = statistics.median(rates[name])
+        ratio = statistics.median(a / b for a, b in zip(rates[name], rates[best], strict=True))
+        cosine = (last[name] * exact).sum(1) if last[name].shape == exact.shape else np.array([np.nan])
+        share = f"{work * median / len(texts) / peak:.0%}" if name not in ("static", "onnx-int8") else ""
+        target = TARGETS.get(name, "")
+        same = "" if name == "static" else f"{cosine.mean():.5f} / {cosine.min():.5f}"
+        rows.append([name, f"{median:,.1f}", f"{ratio:.2f}", target, share, same])
+    count = sum(map(len, ours["torch"].tokenize(texts)))
+    print(f"\n{corpus}: {len(texts)} texts of {count / len(texts):.0f} tokens, cut at {options.tokens}")
+    table(["system", "texts/s", f"to {best}", "target", "of peak", "cosine, mean / least"], rows)
+
+
+def measure(
+    systems: Mapping[str, Callable[[], Any]], count: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Texts a second of each system in each round, interleaved after one round to warm up; and what it gave last."""
+    rates: dict[str, list[float]] = {name: [] for name in systems}
+    last: dict[str, Any] = {}
+    for round_ in range(rounds + 1):
+        for name, encode in systems.items():
+            repeats = 20 if name == "static" else 1
+            began = time.perf_counter()
+            for _ in range(repeats):
+                last[name] = encode()
+            if round_:
+                rates[name].append(count * repeats / (time.perf_counter() - began))
+    return rates, last
+
+
+def load(folder: Path, kind: str, tokens: int) -> Embedder:
+    """One back-end, cut where all are."""
+    model = Embedder.load(folder, backend=kind)  # type: ignore[arg-type]
+    if kind != "static":
+        model.config = dataclasses.replace(model.config, max_tokens=tokens)
+    return model
+
+
+def sentence_transformers(folder: Path, tokens: int) -> Callable[[Sequence[str], int], Any]:
+    """The rival, on the same weights."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = tokens
+    return lambda texts, size: model.encode(list(texts), batch_size=size, prompt_name="document")
+
+
+def flops(model: Any, length: int) -> float:
+    """Floating-point operations of one text of ``length`` tokens: products with weights, and attention."""
+    config = model.backbone.config
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    return float(layers * length * (2 * (4 * width**2 + 2 * width * inner) + 4 * length * width))
+
+
+if __name__ == "__main__":
+    main()
