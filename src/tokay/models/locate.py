@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from tokay.errors import MissingExtra, TokayError, did_you_mean
-from tokay.store import file_sha256, fingerprint
+from tokay.store import MANIFEST, file_sha256, fingerprint
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -22,7 +22,7 @@ def find_model(name_or_path: str | Path) -> Path:
 
     Args:
         name_or_path: ``minilm`` (all-MiniLM-L6-v2 out of a Python package, its hash checked), a folder with a
-            ``config.json``, or the name of a model on the Hub, whose files are then fetched.
+            ``config.json``, a finished run, or the name of a model on the Hub, whose files are then fetched.
 
     Raises:
         TokayError: there is no such folder or name, or the package holds other weights than expected.
@@ -32,9 +32,12 @@ def find_model(name_or_path: str | Path) -> Path:
         return _minilm()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
-            return folder
-        raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
+        for place in (folder, folder / "model"):  # the latter is a run's
+            if any((place / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
+                return place
+        if (folder / MANIFEST).is_file():
+            raise TokayError(f"{name} is a run without a model yet; finish it with 'tokay distill … --out {name}'")
+        raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it, or a run")
     if not is_hub_name(name):
         raise TokayError(
             f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as "
