@@ -110,9 +110,7 @@ class Embedder(ABC):
         """Token ids with the special tokens, cut at ``max_tokens``."""
         return self.tokens.encode(texts, self.config.max_tokens)
 
-    def write(
-        self, texts: Iterable[str], *, kind: str = "passage", titles: Iterable[str] | None = None
-    ) -> list[str]:
+    def write(self, texts: Iterable[str], *, kind: str = "passage", titles: Iterable[str] | None = None) -> list[str]:
         """The texts as the model's format has them, which is what ``tokenize`` takes; arguments as of ``encode``."""
         side, task = side_of(kind)
         return [write(text) for write, text in self._written(texts, side, titles, task)]

@@ -82,8 +82,8 @@ class Encoder:
             if tokens > self.options.max_tokens:
                 raise Refusal(
                     400,
-                    f"{asked[0].field} has more than {self.options.max_tokens:,} tokens, the first {len(ids) + len(some)} "
-                    f"of {len(asked)} texts alone {tokens:,}; send fewer texts a request",
+                    f"{asked[0].field} has more than {self.options.max_tokens:,} tokens: {tokens:,} in the first "
+                    f"{len(ids) + len(some):,} of {len(asked):,} texts; send fewer texts a request",
                     param=asked[0].field,
                     code="max_tokens_per_request",
                 )

@@ -78,7 +78,7 @@ class PredictRequest(SaidInCamels):
     """Several texts as Vertex has them."""
 
     instances: Annotated[list[Instance], Field(min_length=1)]
-    parameters: Parameters | None = None
+    parameters: Parameters = Parameters()
 
 
 class Values(BaseModel):
@@ -184,7 +184,7 @@ async def _values(
 
 async def _predict(said: PredictRequest, served: Served, encoder: Encoder) -> Response:
     _check_count(said.instances, encoder, "instances")
-    dim = served.width(said.parameters and said.parameters.output_dimensionality, "outputDimensionality")
+    dim = served.width(said.parameters.output_dimensionality, "outputDimensionality")
     configs = [Config(task_type=one.task_type, title=one.title) for one in said.instances]
     asked = [
         _asked(one.content, config, served, encoder, "instances")

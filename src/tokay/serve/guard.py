@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -75,7 +75,7 @@ class Guard:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         sent = token.strip() if scheme.lower() == b"bearer" else b""
         sent = sent or headers.get(b"x-goog-api-key", b"") or headers.get(b"api-key", b"")
-        if not sum(hmac.compare_digest(sent, key) for key in self._keys):
+        if not sum([hmac.compare_digest(sent, key) for key in self._keys]):
             what = "the key is not one of this server's" if sent else "there is no key"
             raise Refusal(
                 401,
@@ -118,7 +118,7 @@ class Guard:
         return Refusal(413, message, code="request_too_large", headers={"Connection": "close"})
 
     async def _drain(self, receive: Receive) -> None:
-        """Read on for a moment: a client that is still sending would not see the answer before its connection breaks."""
+        """Read on for a moment: the connection of a client that is still sending would break before it reads the answer."""
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 async for _ in _parts(receive):
@@ -182,7 +182,8 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _parts(receive: Receive):  # type: ignore[no-untyped-def]
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    """The body, as it arrives."""
     more = True
     while more:
         message = await receive()

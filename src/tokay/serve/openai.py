@@ -128,10 +128,9 @@ async def _embeddings(said: EmbeddingsRequest, catalogue: Catalogue, encoder: En
     dim = served.width(said.dimensions, "dimensions")
     given = inputs(said.input, encoder.options.max_texts)
     if isinstance(given[0], str):
-        texts = cast("list[str]", given)
+        texts = given
     else:
-        ids = cast("list[list[int]]", given)
-        texts = await encoder.apart(lambda: texts_of(ids, served.embedder, encoder.options.token_ids))
+        texts = await encoder.apart(lambda: texts_of(given, served.embedder, encoder.options.token_ids))
     encoded = await encoder.encode(served, [Asked(text, kind) for text in texts])
     vectors = served.embedder.finish(encoded.vectors, dim)
     tokens = sum(encoded.tokens)
@@ -151,7 +150,7 @@ def _rows(vectors: NDArray[np.float32], form: Literal["float", "base64"]) -> lis
     return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
 
 
-def inputs(value: Any, most: int) -> list[str] | list[list[int]]:
+def inputs(value: Any, most: int) -> list[Any]:
     """The texts, or the lists of token ids, of what ``input`` may be.
 
     Raises:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Key = Annotated[str, Field(pattern=r"^[!-~]+$")]
+"""Something that a header can hold."""
 TokenIds = Literal["cl100k_base", "model"]
 
 
@@ -14,7 +16,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    api_keys: tuple[str, ...] = Field((), description="any of them opens the server; none: it is open", repr=False)
+    api_keys: tuple[Key, ...] = Field((), description="any of them opens the server; none: it is open", repr=False)
     default_kind: str = Field(
         "passage", description="what texts are when a request does not say; a corpus has more texts than queries"
     )

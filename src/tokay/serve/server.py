@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Mapping
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from tokay.errors import MissingExtra, TokayError
 
-from tokay.errors import TokayError
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ModuleNotFoundError as error:
+    raise MissingExtra("tokay serve", "serve", "uvicorn") from error
+
 from tokay.models.embedder import Embedder
 from tokay.serve.app import make_app
 from tokay.serve.options import Options
 
+_IDLE_SECONDS = 30
+"""How long a connection may stay open between two requests."""
 
-def make_server(
-    models: Mapping[str, Embedder], options: Options | None = None, *, host: str = "127.0.0.1", port: int = 8080
-) -> uvicorn.Server:
-    """A server that ``run`` starts; on SIGTERM and SIGINT it takes nothing more and answers what it took.
+
+def listen(host: str, port: int, options: Options) -> socket.socket:
+    """The address that is served, taken but not yet answered on.
 
     Raises:
-        TokayError: the address can be reached from elsewhere and there is no key.
+        TokayError: it can be reached from elsewhere and there is no key, or it cannot be had.
     """
-    options = options or Options()
     if not options.api_keys and not is_loopback(host):
         raise TokayError(
-            f"--host {host} can be reached from other machines and there is no key; set TOKAY_API_KEY (or --api-key), "
+            f"host {host!r} can be reached from other machines and there is no key; set TOKAY_API_KEY (or --api-key), "
             "or serve on 127.0.0.1"
         )
-    config = uvicorn.Config(
-        make_app(models, options),
-        host=host,
-        port=port,
-        http=guarded(options.header_timeout),
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(options.timeout) + 5,
-    )
-    return uvicorn.Server(config)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise TokayError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
+    return listener
 
 
 def is_loopback(host: str) -> bool:
@@ -52,8 +52,47 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Server:
+    """Serves until SIGTERM or SIGINT; then it takes nothing more, answers what it took, and ends.
+
+    Args:
+        models: name to embedder.
+        options: what can be chosen.
+        listener: of ``listen``.
+    """
+
+    def __init__(self, models: Mapping[str, Embedder], options: Options, listener: socket.socket) -> None:
+        self.listener = listener
+        self.app = make_app(models, options)
+        config = uvicorn.Config(
+            self.app,
+            http=guarded(options.header_timeout),
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=round(options.timeout) + 5,
+        )
+        self.uvicorn = uvicorn.Server(config)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        host, port = self.listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def run(self) -> None:
+        """Serve; a signal ends it."""
+        self.uvicorn.run(sockets=[self.listener])
+
+    def stop(self) -> None:
+        """As the signals do, from another thread."""
+        self.uvicorn.should_exit = True
+
+
 def guarded(seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which closes a connection whose request's head does not arrive within ``seconds``.
+    """An HTTP protocol that closes a connection whose request's head does not arrive within ``seconds``.
 
     uvicorn's own timeout begins after a response: it knows nothing of a connection that never says anything, nor of
     one that sends its head a byte at a time.
