@@ -448,7 +448,7 @@ def serve(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="What is served: runs, model folders, minilm, Hub names. NAME=PATH gives a name; else it is the folder's."
+            help="Runs, model folders, minilm or Hub names. NAME=PATH gives a name; else it is the folder's."
         ),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any that is free.")] = 8080,

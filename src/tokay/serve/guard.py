@@ -118,7 +118,7 @@ class Guard:
         return Refusal(413, message, code="request_too_large", headers={"Connection": "close"})
 
     async def _drain(self, receive: Receive) -> None:
-        """Read on for a moment: the connection of a client that is still sending would break before it reads the answer."""
+        """Read on for a moment: a client that is still sending would not get to read the answer."""
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 async for _ in _parts(receive):
