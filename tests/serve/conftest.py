@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from serving import serving
 from tiny import tiny_base
-
 from tokay.models.embedder import Embedder
 
 

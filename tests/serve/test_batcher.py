@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import Slow
 from tokay.serve.batcher import Batcher, Closing, Overloaded, Pace
 
 
@@ -127,7 +127,7 @@ def test_too_much_is_refused_and_a_single_large_request_is_not() -> None:
 
     asyncio.run(run())
     batcher.close()
-    assert [3] * 11 not in sum(embedder.batches, [])
+    assert [3] * 11 not in [row for batch in embedder.batches for row in batch]
 
 
 def test_what_nobody_waits_for_is_not_run() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import WORDS
 
+from tiny import WORDS
 from tokay.models.embedder import Embedder
 from tokay.serve.token_ids import has_cl100k, texts_of
 

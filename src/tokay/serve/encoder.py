@@ -78,6 +78,13 @@ class Encoder:
         tokens = 0
         for start in range(0, len(asked), _TEXTS_AT_A_TIME):
             some = embedder.tokenize([_written(embedder, one) for one in asked[start : start + _TEXTS_AT_A_TIME]])
+            if [] in some:
+                at = start + some.index([])
+                raise Refusal(
+                    400,
+                    f"text {at} of {asked[at].field} is {asked[at].text!r}, which has no token of this model; leave it out",
+                    param=asked[at].field,
+                )
             tokens += sum(map(len, some))
             if tokens > self.options.max_tokens:
                 raise Refusal(

@@ -1,0 +1,50 @@
+"""The application without a network: it needs no torch, its document is true, and no input makes it fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import schemathesis
+from fakes import Slow
+from hypothesis import HealthCheck, settings
+
+from tokay.errors import TokayError
+from tokay.serve import Options, make_app
+
+
+def test_a_server_needs_no_torch_and_no_transformers() -> None:
+    program = """
+import sys
+sys.path.insert(0, "tests")
+from fakes import Slow
+from starlette.testclient import TestClient
+import tokay.serve.server
+from tokay.serve import make_app
+with TestClient(make_app({"fake": Slow()})) as client:
+    assert client.post("/v1/embeddings", json={"model": "fake", "input": ["a", "b"]}).status_code == 200
+print([name for name in ("torch", "transformers", "sentence_transformers", "scipy", "sklearn") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_what_cannot_be_served_is_told_at_once() -> None:
+    with pytest.raises(TokayError, match=r"^there is no model to serve; name a run or a model folder$"):
+        make_app({})
+    with pytest.raises(TokayError, match=r"^a model is named 'a:b'; expected a name without a colon"):
+        make_app({"a:b": Slow()})
+    with pytest.raises(TokayError, match=r"^kind is 'quest'"):
+        make_app({"a": Slow()}, Options(default_kind="quest"))
+
+
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", make_app({"fake": Slow()}))
+"""Positive data may still be refused with 400: which models and widths there are is no matter of the document."""
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_no_input_makes_it_fail_and_its_document_is_true(case: Any) -> None:
+    case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
