@@ -48,9 +48,7 @@ def ask(url: str, texts: list[str]) -> httpx.Response:
             time.sleep(0.02)
 
 
-def test_killed_in_the_middle_of_a_batch_it_starts_again_and_answers_rightly(
-    folder: Path, embedder: Embedder
-) -> None:
+def test_killed_in_the_middle_of_a_batch_it_starts_again_and_answers_rightly(folder: Path, embedder: Embedder) -> None:
     import concurrent.futures
 
     texts = [f"file {n} of many" for n in range(2000)]
@@ -100,7 +98,9 @@ def test_addresses() -> None:
     with listen("127.0.0.1", 0, Options()) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(TokayError, match=f"^cannot listen on 127.0.0.1 port {port}: Address already in use; choose"):
+        with pytest.raises(
+            TokayError, match=f"^cannot listen on 127.0.0.1 port {port}: Address already in use; choose"
+        ):
             listen("127.0.0.1", port, Options())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+
 from fakes import Slow
 from serving import serving
 
@@ -75,7 +76,13 @@ CASES: list[tuple[Any, int, str, str | None, str | None]] = [
     ({"input": ["a", 1]}, 400, "input[1] is 1; expected text, as the item before it", "input", None),
     ({"input": [True]}, 400, "input[0] is True; expected text or a list of token ids", "input", None),
     ({"input": [1, 2.5]}, 400, "input[1] is 2.5; expected a token id, a whole number of at least 0", "input", None),
-    ({"input": [[1], [-2]]}, 400, "input[1][0] is -2; expected a token id, a whole number of at least 0", "input", None),
+    (
+        {"input": [[1], [-2]]},
+        400,
+        "input[1][0] is -2; expected a token id, a whole number of at least 0",
+        "input",
+        None,
+    ),
     ({"input": [[1], "a"]}, 400, "input[1] is 'a'; expected text or a list of token ids", "input", None),
     ({"input": " "}, 400, "text 0 of input is ' ', which has no token of this model; leave it out", "input", None),
     ({}, 400, "field 'input' is missing", "input", None),
@@ -159,7 +166,13 @@ CASES: list[tuple[Any, int, str, str | None, str | None]] = [
         None,
         None,
     ),
-    (b" " * 2_500_001, 413, "the body has more than 2,500,000 bytes; send fewer texts a request", None, "request_too_large"),
+    (
+        b" " * 2_500_001,
+        413,
+        "the body has more than 2,500,000 bytes; send fewer texts a request",
+        None,
+        "request_too_large",
+    ),
 ]
 
 
@@ -269,7 +282,12 @@ def test_paths_that_are_not_there(place: str) -> None:
 
 def test_a_key_opens_by_any_of_the_three_headers() -> None:
     with serving({"fake": Slow()}, api_keys=("one", "two")) as url:
-        good = [{"Authorization": "Bearer one"}, {"authorization": "bearer two"}, {"x-goog-api-key": "one"}, {"api-key": "two"}]
+        good = [
+            {"Authorization": "Bearer one"},
+            {"authorization": "bearer two"},
+            {"x-goog-api-key": "one"},
+            {"api-key": "two"},
+        ]
         for headers in good:
             assert post(url, {"model": "fake", "input": "a"}, headers=headers).status_code == 200
         for headers in ({"Authorization": "Basic one"}, {"api-key": ""}, {}):

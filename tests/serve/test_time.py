@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
 from fakes import Slow
 from serving import serving
-
 from tokay.serve import Options
 from tokay.serve.server import Server, listen
 

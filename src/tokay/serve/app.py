@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
@@ -26,6 +26,14 @@ from tokay.serve.options import Options
 from tokay.serve.refusal import OpenAIErrors, Refusal, response_to
 
 _CONTENT = "text/plain; version=0.0.4; charset=utf-8"
+_SCHEMAS = "#/components/schemas/{model}"
+_IN_JSON = {"content": {"application/json": {"schema": {"$ref": _SCHEMAS.format(model="OpenAIErrors")}}}}
+
+
+class Health(BaseModel):
+    """What a watcher is told."""
+
+    status: Literal["alive", "ready"]
 
 
 def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> FastAPI:
@@ -47,6 +55,8 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        if not batcher.takes:  # the application was ended and begins anew
+            batcher.open()
         yield
         await asyncio.to_thread(batcher.close)
 
@@ -56,26 +66,27 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Guard, options=options, metrics=metrics)
-    app.openapi = lambda: document(app, keys=bool(options.api_keys))  # type: ignore[method-assign]
+    names = [*catalogue.models, *catalogue.aliases()]
+    app.openapi = lambda: document(app, names, keys=bool(options.api_keys))  # type: ignore[method-assign]
     return app
 
 
 def _health(batcher: Batcher, metrics: Metrics) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/healthz", response_class=PlainTextResponse)
-    async def healthz() -> str:
+    @routes.get("/healthz")
+    async def healthz() -> Health:
         """The process is alive."""
-        return "ok"
+        return Health(status="alive")
 
-    @routes.get("/readyz", response_class=PlainTextResponse, responses={503: {"model": OpenAIErrors}})
-    async def readyz() -> str:
+    @routes.get("/readyz", responses={503: {"model": OpenAIErrors}})
+    async def readyz() -> Health:
         """Requests are taken."""
         if not batcher.takes:
             raise Refusal(503, "the server is shutting down", headers={"Retry-After": "5"})
-        return "ready"
+        return Health(status="ready")
 
-    @routes.get("/metrics", response_class=PlainTextResponse, responses={401: {"model": OpenAIErrors}})
+    @routes.get("/metrics", response_class=PlainTextResponse, responses={401: {"description": "No key.", **_IN_JSON}})
     async def counts() -> Response:
         """Counts for Prometheus."""
         return Response(metrics.text(), media_type=_CONTENT)
@@ -97,15 +108,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return response_to(request.url.path, refusal)
 
 
-def document(app: FastAPI, *, keys: bool) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of bodies that are read by hand."""
+def document(app: FastAPI, names: Sequence[str], *, keys: bool) -> dict[str, Any]:
+    """The OpenAPI document, with the schemas of bodies that are read by hand and the models that there are."""
     if app.openapi_schema is None:
         found = FastAPI.openapi(app)
         bodies: Sequence[type[BaseModel]] = (openai.EmbeddingsRequest, *gemini.REQUESTS)
         inputs = [(body, "validation") for body in bodies]
-        _, schemas = models_json_schema(inputs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        _, schemas = models_json_schema(inputs, ref_template=_SCHEMAS)  # type: ignore[arg-type]
         parts = found.setdefault("components", {})
         parts.setdefault("schemas", {}).update(schemas["$defs"])
+        parts["schemas"]["EmbeddingsRequest"]["properties"]["model"]["enum"] = names
+        for method in (method for methods in found["paths"].values() for method in methods.values()):
+            for parameter in method.get("parameters", ()):
+                if parameter["name"] == "model":
+                    parameter["schema"]["enum"] = names
         if keys:
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, methods in found["paths"].items():

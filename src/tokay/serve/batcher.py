@@ -115,13 +115,18 @@ class Batcher:
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="tokay-batcher", daemon=True)
-        self._thread.start()
+        self.open()
 
     @property
     def takes(self) -> bool:
         """Whether requests are taken."""
         return self._thread.is_alive() and not self._closed
+
+    def open(self) -> None:
+        """Take requests; a batcher is open until it is closed."""
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="tokay-batcher", daemon=True)
+        self._thread.start()
 
     async def run(self, embedder: Embedder, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors of N lists of token ids, as ``Embedder.run`` gives them: (N, D). Cancelled, its work is dropped.

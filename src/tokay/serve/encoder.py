@@ -82,7 +82,8 @@ class Encoder:
                 at = start + some.index([])
                 raise Refusal(
                     400,
-                    f"text {at} of {asked[at].field} is {asked[at].text!r}, which has no token of this model; leave it out",
+                    f"text {at} of {asked[at].field} is {asked[at].text!r}, which has no token of this model; "
+                    "leave it out",
                     param=asked[at].field,
                 )
             tokens += sum(map(len, some))

@@ -125,9 +125,10 @@ class PredictAnswer(BaseModel):
 
 
 _PREFIXES = ("/v1beta", "/v1")
-_VERTEX = (
-    "/{version}/publishers/google",
-    "/{version}/projects/{project}/locations/{location}/publishers/google",
+_VERTEX = tuple(
+    f"/{version}{of}/publishers/google"
+    for version in ("v1", "v1beta1")
+    for of in ("", "/projects/{project}/locations/{location}")
 )
 
 
@@ -155,8 +156,11 @@ def router(catalogue: Catalogue, encoder: Encoder) -> APIRouter:
         return await _predict(said, catalogue.find(model), encoder)
 
     def add(path: str, route: Any, said: type[BaseModel], answer: type[BaseModel]) -> None:
+        unread = [name for name in ("project", "location") if f"{{{name}}}" in path]
+        parameters = [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in unread]
         responses = {200: {"model": answer}, **documented(GoogleErrors)}
-        routes.add_api_route(path, route, methods=["POST"], responses=responses, openapi_extra=body_of(said))
+        extra = {**body_of(said), "parameters": parameters}
+        routes.add_api_route(path, route, methods=["POST"], responses=responses, openapi_extra=extra)
 
     for prefix in (*_PREFIXES, *_VERTEX):
         add(f"{prefix}/models/{{model:path}}:embedContent", embed_content, EmbedContentRequest, EmbedContentAnswer)
