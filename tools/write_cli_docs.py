@@ -7,7 +7,19 @@ import sys
 from pathlib import Path
 
 LEDGER = ("ledger", "ledger show", "ledger export", "ledger purge")
-COMMANDS = ("distill", "relabel", "pretrain-pairs", "train", "search", "trace", "report", "cost", *LEDGER, "version")
+COMMANDS = (
+    "distill",
+    "relabel",
+    "pretrain-pairs",
+    "train",
+    "search",
+    "serve",
+    "trace",
+    "report",
+    "cost",
+    *LEDGER,
+    "version",
+)
 ROOT = Path(__file__).parent.parent
 
 

@@ -47,6 +47,13 @@ def ask(url: str, value: Any = "a", **more: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/embeddings", json={"model": "fake", "input": value}, timeout=30, **more)
 
 
+def trickle(connection: socket.socket, data: bytes) -> None:
+    """Send a byte at a time."""
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n"
 
 
@@ -62,10 +69,8 @@ def test_a_head_that_comes_byte_by_byte_is_closed_also_after_a_good_request() ->
     with serving({"fake": Slow()}, header_timeout=0.3) as url, connected(url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
         assert b"200 OK" in connection.recv(65536)
-        with pytest.raises(OSError, match="reset|Broken"):
-            for byte in HEAD * 10:
-                connection.sendall(bytes([byte]))
-                time.sleep(0.02)
+        with pytest.raises(OSError, match=r"reset|Broken"):
+            trickle(connection, HEAD * 10)
 
 
 def test_a_connection_that_is_kept_outlives_the_time_of_a_head() -> None:
