@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import arguments, table
 from numpy.typing import NDArray
+
+from common import arguments, table
 
 CLIENTS, SHARE = 64, 0.5
 QUERIES = (
@@ -109,30 +110,28 @@ Ask = Callable[[Sequence[str]], Awaitable[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def client(port: int, connections: int) -> AsyncIterator[Ask]:
-    """Sends texts over the first connection that is free, and gives the answer's body."""
-    free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(connections):
-        free.put_nowait(await opened(port))
+async def client(port: int) -> AsyncIterator[Ask]:
+    """Sends texts over a connection that is free, or a new one, and gives the answer's body."""
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(texts: Sequence[str]) -> bytes:
         body = json.dumps({"model": "m", "input": list(texts), "encoding_format": "base64"}).encode()
         head = (
             f"POST /v1/embeddings HTTP/1.1\r\nHost: m\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )
-        reader, writer = await free.get()
+        reader, writer = free.pop() if free else await opened(port)
         writer.write(head.encode() + b"\r\n\r\n" + body)
         said = await reader.readuntil(b"\r\n\r\n")
         size = int(re.findall(rb"(?i)content-length: (\d+)", said)[0])
         answer = await reader.readexactly(size)
-        free.put_nowait((reader, writer))
+        free.append((reader, writer))
         if b" 200 " not in said[:16]:
             raise RuntimeError(answer.decode())
         return answer
 
     yield ask
-    while not free.empty():
-        free.get_nowait()[1].close()
+    for _, writer in free:
+        writer.close()
 
 
 async def opened(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -152,7 +151,7 @@ def vectors_of(answer: bytes) -> NDArray[np.float32]:
 async def closed_loop(port: int, requests: Sequence[Sequence[str]], look: Callable[[int, bytes], None]) -> float:
     """Seconds that 64 clients take, each sending its next request when it has its answer."""
     todo = iter(enumerate(requests))
-    async with client(port, CLIENTS) as ask:
+    async with client(port) as ask:
         await asyncio.gather(*(ask(["warm"]) for _ in range(CLIENTS)))
 
         async def one() -> None:
@@ -167,7 +166,7 @@ async def closed_loop(port: int, requests: Sequence[Sequence[str]], look: Callab
 async def poisson(port: int, rate: float, seconds: float) -> list[float]:
     """Seconds of each answer when single queries arrive at random, whether earlier ones are answered or not."""
     rng, took = random.Random(0), []
-    async with client(port, 256) as ask:
+    async with client(port) as ask:
         for query in QUERIES * 4:
             await ask([query])
 
@@ -272,6 +271,7 @@ def main() -> None:
     parser = arguments(textwrap.dedent(__doc__ or ""))
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--backend", default="torch")
+    parser.add_argument("--threads", type=int, default=None, help="of the model; default: the machine's cores")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=60, help="of Poisson arrivals")
     parser.add_argument("--mixups", type=int, default=0)
@@ -280,11 +280,12 @@ def main() -> None:
     asked = parser.parse_args()
 
     texts = mixed_texts(asked.texts, asked.data)
-    embedder = Embedder.load(asked.model, backend=asked.backend)
+    embedder = Embedder.load(asked.model, backend=asked.backend, threads=asked.threads)
     expected = embedder.encode(texts)
     print(f"{asked.model}, {asked.backend}, {os.cpu_count()} cores shared by client and server")
     own, one = time_of_all(embedder, texts), time_of_one(embedder)
-    serve = ("-m", "tokay", "serve", f"m={asked.model}", "--backend", asked.backend, "--port", 0)
+    threads = ("--threads", asked.threads) if asked.threads else ()
+    serve = ("-m", "tokay", "serve", f"m={asked.model}", "--backend", asked.backend, *threads, "--port", 0)
     with serving(*serve) as (port, process):
         if asked.mixups or asked.soak:
             if asked.mixups:

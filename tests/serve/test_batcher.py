@@ -86,7 +86,7 @@ def test_a_short_one_overtakes_a_long_one_that_is_under_way() -> None:
 def test_a_long_one_is_not_overtaken_for_ever() -> None:
     """Its turn was set when it came: requests that come later than it could have been done wait for it."""
     embedder, batcher = Slow(hold=True), Batcher(1.0, 10**9)
-    batcher._paces[embedder] = Pace(100, 1.0)
+    batcher._paces[embedder] = paced(0.01, 0.01)
 
     async def run() -> None:
         first = asyncio.create_task(batcher.run(embedder, [[9]]))
@@ -102,14 +102,38 @@ def test_a_long_one_is_not_overtaken_for_ever() -> None:
     batcher.close()
 
 
+def paced(fixed: float, each: float) -> Pace:
+    """What is learnt of micro-batches of several sizes."""
+    pace = Pace()
+    for n in range(300):
+        tokens = (10, 50, 200)[n % 3]
+        pace.add(tokens, fixed + each * tokens)
+    return pace
+
+
 def test_a_micro_batch_holds_what_runs_within_the_target() -> None:
     embedder, batcher = Slow(), Batcher(0.5, 10**9)
-    batcher._paces[embedder] = Pace(10_000, 100.0)  # 100 tokens a second
-    ask(batcher, (embedder, [[1] * 20] * 10))
-    assert len(embedder.batches[0]) * 20 <= 50
+    batcher._paces[embedder] = paced(0.1, 0.01)
+    ask(batcher, (embedder, [[1] * 10] * 10))
+    assert max(len(batch) for batch in embedder.batches) in (3, 4)
     batcher.close()
-    assert [Pace(1000, 1).budget(0.1, most=2048), Pace(10**6, 1).budget(0.1, most=2048)] == [100, 2048]
-    assert Pace(1, 100).budget(0.1, most=2048) == 32
+
+
+@given(st.floats(0.001, 0.5), st.floats(1e-5, 1e-2))
+def test_the_pace_is_learnt_with_its_fixed_part(fixed: float, each: float) -> None:
+    share = fixed / (fixed + each * 260 / 3)
+    if 0.12 < share < 0.88:
+        np.testing.assert_allclose(paced(fixed, each).parts, (fixed, each), rtol=0.01)
+
+
+def test_small_micro_batches_do_not_lead_to_smaller_ones() -> None:
+    """Where the fixed part alone is above the target, half of the time is the fixed part."""
+    pace = paced(0.35, 0.0005)
+    assert pace.budget(0.1, most=2048) == pytest.approx(700, rel=0.05)
+    for _ in range(200):
+        pace.add(40, 0.35 + 0.0005 * 40)
+    assert pace.budget(0.1, most=2048) >= 40
+    assert pace.budget(0.1, most=30) == 30
 
 
 def test_too_much_is_refused_and_a_single_large_request_is_not() -> None:

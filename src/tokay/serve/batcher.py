@@ -26,10 +26,8 @@ _WINDOW_TEXTS = 256
 """Texts that are looked at for one micro-batch: choosing them costs some milliseconds."""
 _WINDOW_BUDGETS = 8
 """… and their tokens, in budgets of a micro-batch."""
-_LEAST_TOKENS = 32
-"""Of a micro-batch, however slow the model is."""
-_MEMORY = 0.9
-"""What a measured pace keeps of the earlier ones, each micro-batch."""
+_MEMORY = 0.95
+"""What a measured pace keeps of the earlier micro-batches with each new one."""
 
 
 class Overloaded(Exception):
@@ -46,23 +44,44 @@ class Closing(Exception):
 
 @dataclass
 class Pace:
-    """How fast a model is, as last measured; at first as MiniLM on two cores."""
+    """How long a model's micro-batches take: seconds = fixed + each * tokens, by least squares over the last ones.
 
-    tokens: float = 200.0
-    seconds: float = 0.1
+    It begins with MiniLM on two cores. The fixed part matters: by tokens alone, small micro-batches look slow, so
+    smaller ones would be made of them, which are slower still.
+    """
+
+    weight: float = 2.0
+    tokens: float = 1000.0  # sums over micro-batches, as are the following
+    seconds: float = 0.51
+    squares: float = 1e6
+    products: float = 500.0
 
     def add(self, tokens: int, seconds: float) -> None:
         """One more micro-batch."""
+        self.weight = _MEMORY * self.weight + 1
         self.tokens = _MEMORY * self.tokens + tokens
         self.seconds = _MEMORY * self.seconds + seconds
+        self.squares = _MEMORY * self.squares + tokens * tokens
+        self.products = _MEMORY * self.products + tokens * seconds
+
+    @property
+    def parts(self) -> tuple[float, float]:
+        """Seconds of a micro-batch, and of each token in it: both are a tenth of all or more."""
+        mean, took = self.tokens / self.weight, self.seconds / self.weight
+        spread = self.squares / self.weight - mean * mean
+        slope = (self.products / self.weight - mean * took) / max(spread, 1e-9)
+        each = min(max(slope, 0.1 * took / mean), 0.9 * took / mean)
+        return took - each * mean, each
 
     def time_of(self, tokens: int) -> float:
         """Seconds that so many tokens take."""
-        return tokens * self.seconds / self.tokens
+        fixed, each = self.parts
+        return fixed + each * tokens
 
     def budget(self, seconds: float, most: int) -> int:
-        """Tokens that run in so many seconds."""
-        return max(_LEAST_TOKENS, min(most, int(seconds * self.tokens / self.seconds)))
+        """Tokens that run in so many seconds, or as many as make the fixed part half of all; at most ``most``."""
+        fixed, each = self.parts
+        return max(1, min(most, int(max(seconds - fixed, fixed) / each)))
 
 
 @dataclass(eq=False)
