@@ -61,7 +61,8 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
         await asyncio.to_thread(batcher.close)
 
     app = FastAPI(title="Tokay", version=tokay.__version__, lifespan=life, redirect_slashes=False)
-    for routes in (openai.router(catalogue, encoder), gemini.router(catalogue, encoder), _health(batcher, metrics)):
+    # Google's before OpenAI's: /v1/models/NAME would take /v1/models/NAME:embedContent for a name
+    for routes in (_health(batcher, metrics), gemini.router(catalogue, encoder), openai.router(catalogue, encoder)):
         app.include_router(routes)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
