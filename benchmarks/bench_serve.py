@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 from common import arguments, table
 
 CLIENTS, SHARE = 64, 0.5
+KEPT = 3.0
+"""Seconds that a connection is used again after: uvicorn closes what is idle for five."""
 QUERIES = (
     "how do I read a csv file",
     "sort a list by key",
@@ -112,25 +114,28 @@ Ask = Callable[[Sequence[str]], Awaitable[bytes]]
 @contextlib.asynccontextmanager
 async def client(port: int) -> AsyncIterator[Ask]:
     """Sends texts over a connection that is free, or a new one, and gives the answer's body."""
-    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(texts: Sequence[str]) -> bytes:
         body = json.dumps({"model": "m", "input": list(texts), "encoding_format": "base64"}).encode()
         head = (
             f"POST /v1/embeddings HTTP/1.1\r\nHost: m\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )
-        reader, writer = free.pop() if free else await opened(port)
+        if free and free[-1][0] > time.monotonic() - KEPT:
+            _, reader, writer = free.pop()
+        else:
+            reader, writer = await opened(port)
         writer.write(head.encode() + b"\r\n\r\n" + body)
         said = await reader.readuntil(b"\r\n\r\n")
         size = int(re.findall(rb"(?i)content-length: (\d+)", said)[0])
         answer = await reader.readexactly(size)
-        free.append((reader, writer))
+        free.append((time.monotonic(), reader, writer))
         if b" 200 " not in said[:16]:
             raise RuntimeError(answer.decode())
         return answer
 
     yield ask
-    for _, writer in free:
+    for _, _, writer in free:
         writer.close()
 
 

@@ -22,6 +22,8 @@ from tokay.serve.options import Options
 _IDLE_SECONDS = 30
 """How long a connection may stay open between two requests."""
 
+_BACKLOG = 1024
+
 
 def listen(host: str, port: int, options: Options) -> socket.socket:
     """The address that is served, taken but not yet answered on.
@@ -63,6 +65,7 @@ class Server:
 
     def __init__(self, models: Mapping[str, Embedder], options: Options, listener: socket.socket) -> None:
         self.listener = listener
+        listener.listen(_BACKLOG)  # whoever is told the address may connect, and is answered when ``run`` begins
         self.app = make_app(models, options)
         config = uvicorn.Config(
             self.app,

@@ -45,9 +45,12 @@ def load_models(words: Sequence[str], *, backend: str = "torch", threads: int | 
         if name in places:
             raise TokayError(f"{places[name]} and {place} are both named {name!r}; name one of them: NAME={place}")
         places[name] = place
-    return {
+    models = {
         name: Embedder.load(place, backend=cast("Backend", backend), threads=threads) for name, place in places.items()
     }
+    for embedder in models.values():
+        embedder.encode(["The first text is the slowest, and no client should wait for it."])
+    return models
 
 
 def _named(word: str) -> tuple[str, str]:
