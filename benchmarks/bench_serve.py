@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from common import arguments, table
 
-CLIENTS, SHARE = 64, 0.5
+CLIENTS = 64
 KEPT = 3.0
 """Seconds that a connection is used again after: uvicorn closes what is idle for five."""
 QUERIES = (
@@ -51,6 +51,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
+import torch
+
+if len(sys.argv) > 3:
+    torch.set_num_threads(int(sys.argv[3]))
 
 class Request(BaseModel):
     model: str
@@ -222,16 +226,11 @@ def throughput(port: int, texts: list[str], own: float) -> None:
     table(["way", "texts/s", "of encode"], rows)
 
 
-def latency(ports: dict[str, int], one: float, seconds: float) -> None:
-    """Table (b)."""
-    rate = SHARE / one
-    print(f"\nsingle queries, {rate:.0f} a second: half of what one at a time can do, which takes {one * 1e3:.1f} ms")
-    rows = []
-    for name, port in ports.items():
-        took = np.array(asyncio.run(poisson(port, rate, seconds))) * 1e3
-        p50, p99 = np.percentile(took, [50, 99])
-        rows.append([name, len(took), f"{p50:.1f}", f"{p99:.1f}", f"{p50 / one / 1e3:.1f}", f"{p99 / one / 1e3:.1f}"])
-    table(["server", "queries", "p50 ms", "p99 ms", "p50 / one", "p99 / one"], rows)
+def latency(name: str, port: int, one: float, load: float, seconds: float) -> list[object]:
+    """A row of table (b)."""
+    took = np.array(asyncio.run(poisson(port, load / one, seconds))) * 1e3
+    p50, p99 = np.percentile(took, [50, 99])
+    return [name, len(took), f"{p50:.1f}", f"{p99:.1f}", f"{p50 / one / 1e3:.1f}", f"{p99 / one / 1e3:.1f}"]
 
 
 def mixups(port: int, count: int, texts: list[str], expected: NDArray[np.float32]) -> None:
@@ -279,6 +278,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="of the model; default: the machine's cores")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=60, help="of Poisson arrivals")
+    parser.add_argument("--load", type=float, default=0.5, help="of what one query at a time can do")
     parser.add_argument("--mixups", type=int, default=0)
     parser.add_argument("--soak", type=float, default=0, metavar="MINUTES")
     parser.add_argument("--plain-port", type=int, default=8093, help="of the server without batching")
@@ -299,9 +299,12 @@ def main() -> None:
                 soak(port, process, asked.soak, texts)
             return
         throughput(port, list(texts), own)
-        latency({"tokay serve": port}, one, asked.seconds)
-    with serving("-c", PLAIN, find_model(asked.model), asked.plain_port) as (port, _):
-        latency({"FastAPI + sentence-transformers": port}, one, asked.seconds)
+        rows = [latency("tokay serve", port, one, asked.load, asked.seconds)]
+    with serving("-c", PLAIN, find_model(asked.model), asked.plain_port, *threads[1:]) as (port, _):
+        rows.append(latency("FastAPI + sentence-transformers", port, one, asked.load, asked.seconds))
+    what = f"{asked.load:.0%} of what one at a time can do, which takes {one * 1e3:.1f} ms in this process"
+    print(f"\nsingle queries, {asked.load / one:.0f} a second at random: {what}")
+    table(["server", "queries", "p50 ms", "p99 ms", "p50 / one", "p99 / one"], rows)
 
 
 if __name__ == "__main__":
