@@ -34,6 +34,15 @@ print([name for name in ("torch", "transformers", "sentence_transformers", "scip
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.parametrize("package", ["fastapi", "prometheus_client", "uvicorn"])
+def test_without_its_packages_the_extra_is_named(package: str) -> None:
+    program = f"import sys; sys.modules['{package}'] = None; sys.argv = ['tokay', 'serve', 'x', '--port', '0']\n"
+    program += "from tokay.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    name = package.replace("_", "-")
+    assert done.stderr == f"error: tokay serve needs the package '{name}': pip install 'tokay[serve]'\n"
+
+
 def test_what_cannot_be_served_is_told_at_once() -> None:
     with pytest.raises(TokayError, match=r"^there is no model to serve; name a run or a model folder$"):
         make_app({})
