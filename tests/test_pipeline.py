@@ -187,6 +187,23 @@ def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.parametrize("words", [(), ("--hybrid",)])
+def test_an_index_of_the_runs_corpus_answers_as_the_run_does(
+    run: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert call("index", run, material / "docs.jsonl", "--out", tmp_path / "index") == 0
+    capsys.readouterr()
+    answers = []
+    for where in (run, tmp_path / "index"):
+        assert call("search", where, "alpha river", "--top", 9, "--json", *words) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    by_run = answers[0][answers[0]["use"]]
+    by_index = answers[1]["data"]
+    assert [entry["id"] for entry in by_index] == [entry["id"] for entry in by_run]
+    assert [entry["text"] for entry in by_index] == [entry["text"] for entry in by_run]
+    np.testing.assert_allclose([e["score"] for e in by_index], [e["score"] for e in by_run], atol=1e-5)
+
+
 def test_a_run_is_trained_on_again_with_its_own_settings(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

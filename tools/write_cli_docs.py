@@ -12,6 +12,7 @@ COMMANDS = (
     "relabel",
     "pretrain-pairs",
     "train",
+    "index",
     "search",
     "serve",
     "trace",

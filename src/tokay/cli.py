@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -25,10 +26,12 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import tokay
-from tokay.errors import TokayError
+from tokay.errors import TokayError, did_you_mean
 
 if TYPE_CHECKING:
     from tokay.llm.ledger import Ledger
+    from tokay.search.index import Match
+    from tokay.store import Run
 
 app = typer.Typer(
     name="tokay",
@@ -361,6 +364,36 @@ def train(
         out.print(escape(line), soft_wrap=True)
 
 
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A run, a model folder, minilm, or a Hub name.")],
+    to: Annotated[
+        list[str], typer.Option("--to", help="onnx, onnx-int8, static or gguf-notes; repeat it, or join by commas.")
+    ],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write; default for a run: RUN/export.")
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="Texts to compare on: a BEIR folder or any corpus; default: the run's held-out queries.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Of the labels of --on.")] = "test",
+    weights: Annotated[
+        bool, typer.Option(help="Put the model's own weights beside, for libraries on torch; a server needs none.")
+    ] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep a form that falls short of the model.")] = False,
+) -> None:
+    """Write a model as ONNX, int8 or a static table, and hold each against the model on real texts."""
+    from tokay.exporting import export as run_export
+
+    screen = Screen()
+    forms = [form.strip() for words in to for form in words.split(",")]
+    with screen.bars:
+        folder, done = run_export(
+            source, forms, out_folder, on=on, split=split, weights=weights, keep=keep, progress=screen
+        )
+    out.print(f"export: {escape(str(folder))} ({', '.join(e.file for e in done)})", soft_wrap=True)
+
+
 def _number(text: str, option: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < float(text) <= 1:
@@ -406,19 +439,149 @@ def _print_verdict(verdict: dict[str, Any], title: str) -> None:
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
 
 
+Backends = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="What runs the model: torch, onnx, onnx-int8 or static; default: as before, or torch."
+    ),
+]
+
+
+@app.command(
+    epilog="\b\ntokay index runs/demo ./docs --out indexes/docs\n"
+    "tokay index runs/demo ./docs --out indexes/docs --search binary   (nothing is encoded again)\n"
+    "tokay index minilm corpus.jsonl --out indexes/rows --dim 256"
+)
+def index(
+    model: Annotated[
+        str, typer.Argument(help="A finished run, a model folder, minilm, or a name on the Hugging Face Hub.")
+    ],
+    documents: Annotated[str, typer.Argument(help="The corpus, as for 'tokay distill'.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="The index folder to make, or to bring up to date.")],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            help="exact (the default); or int8, binary, hnsw: candidates are found in less time, then ranked by the "
+            "vectors.",
+        ),
+    ] = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option(min=1, help="Candidates for each result; default: int8 4, hnsw 30, binary 50."),
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first DIM numbers of each vector (Matryoshka); default: all.")
+    ] = None,
+    stored: Annotated[str | None, typer.Option(help="Of each number: float32 (the default) or float16.")] = None,
+    backend: Backends = None,
+) -> None:
+    """Encode a corpus into a folder that 'tokay search' opens; run again, only what changed is encoded.
+
+    A passage counts as the same when the model would read the same of it. What is no longer in the corpus leaves the
+    index. The old index is searched until the new one is whole, and a run that is cut goes on where it stopped. An
+    index holds vectors of one model, and refuses another's.
+    """
+    from tokay.indexing import Shape, update_index
+    from tokay.models.embedder import BACKENDS
+    from tokay.search.index import METHODS, STORED
+
+    shape = Shape(dim, _one_of(stored, "--stored", STORED), _one_of(by, "--search", METHODS), rescore)
+    screen = Screen()
+    with screen.bars:
+        done = update_index(
+            model,
+            documents,
+            out_folder,
+            shape,
+            backend=_one_of(backend, "--backend", BACKENDS),
+            progress=screen,
+        )
+    header = done.header
+    resumed = f" ({done.resumed:,} of them before the last run was cut)" if done.resumed else ""
+    what = f"{done.encoded:,} encoded{resumed}, {done.kept:,} as before, {done.gone:,} gone"
+    out.print(f"{header.passages:,} passages of {header.documents:,} documents: {what}", soft_wrap=True)
+    recall = "" if header.recall is None else f" (finds {header.recall:.1%} of the ten nearest)"
+    out.print(
+        f"vectors of {header.dim} numbers, {header.search} search{recall}; model: {escape(header.model.name)}",
+        soft_wrap=True,
+    )
+    out.print(f'search: tokay search {escape(str(out_folder))} "…"', soft_wrap=True)
+
+
+T = TypeVar("T", bound=str)
+
+
+def _one_of(word: str | None, option: str, known: Sequence[T]) -> T | None:
+    if word is None:
+        return None
+    for one in known:
+        if one == word:
+            return one
+    raise TokayError(f"{option} is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, known)}")
+
+
 @app.command()
 def search(
-    run: RunFolder,
+    where: Annotated[
+        Path, typer.Argument(help="An index, as 'tokay index … --out' makes it, or a run, of 'tokay distill … --out'.")
+    ],
     query: Annotated[str, typer.Argument(help="What you are looking for, in quotes.")],
-    top: Annotated[int, typer.Option(min=1, max=100, help="Results a model.")] = 5,
+    top: Annotated[int, typer.Option(min=1, max=100, help="Results; of a run, for each model.")] = 5,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Fuse each model with BM25 by the weight that the run learned.")
+        bool, typer.Option("--hybrid", help="Fuse vectors with BM25 by the weight that the run learned.")
     ] = False,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Of an index: fuse with BM25 by this weight, from 0 (vectors alone) to 1 (words alone)."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of an index: where its model is now; default: where it was.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Of an index: torch, onnx, onnx-int8 or static; default: the one that made it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Rank the run's passages for a query: base and tuned side by side."""
+    """Rank passages for a query: those of an index; or those of a run, by base and tuned side by side."""
+    from tokay.search.index import is_index
+
+    if is_index(where):
+        from tokay.finder import search_index
+        from tokay.models.embedder import BACKENDS
+
+        chosen = _one_of(backend, "--backend", BACKENDS)
+        found = search_index(where, query, top=top, hybrid=hybrid, weight=weight, model=model, backend=chosen)
+        _print_matches(found, as_json=as_json)
+        return
+    if weight is not None or model is not None or backend is not None:
+        raise TokayError(f"--weight, --model and --backend are for an index, and {where} is none; leave them out")
+    _search_run(where, query, top=top, hybrid=hybrid, as_json=as_json)
+
+
+def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"object": "list", "data": [match.entry() for match in found]}, indent=1))
+        return
+    for match in found:
+        p = match.passage
+        out.print(f"{match.rank:2d}. [bold]{escape(p.title or p.passage_id)}[/bold] {match.score:.3f}", soft_wrap=True)
+        out.print(f"    {escape(' '.join(p.text.split())[:240])}", soft_wrap=True)
+        out.print(f"    [dim]{escape(p.passage_id)}  {escape(p.source)}[/dim]", soft_wrap=True)
+    if not found:
+        out.print("nothing found")
+
+
+def _search_run(run: Path, query: str, *, top: int, hybrid: bool, as_json: bool) -> None:
     from tokay.finder import Found, search_run
 
-    answer = search_run(tokay.open_run(run), query, top=top, hybrid=hybrid)
+    answer = search_run(_run_or_index(run), query, top=top, hybrid=hybrid)
+    if as_json:
+        sides = {"base": answer.base, "tuned": answer.tuned}
+        data = {name: [found.entry(rank) for rank, found in enumerate(side, 1)] for name, side in sides.items()}
+        typer.echo(json.dumps({**data, "use": answer.use}, indent=1))
+        return
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("", no_wrap=True)
     for name in ("base", "tuned"):
@@ -441,6 +604,17 @@ def search(
             f"The verdict was: {escape(answer.sentence)}. So the base is used; the tuned model is in "
             f"{escape(str(run))}/train/model."
         )
+
+
+def _run_or_index(folder: Path) -> Run:
+    from tokay.store import MANIFEST
+
+    if not (folder / MANIFEST).is_file():
+        raise TokayError(
+            f"{folder} is neither an index (it has no index.json) nor a run (it has no {MANIFEST}); expected what "
+            "'tokay index … --out' or 'tokay distill … --out' made"
+        )
+    return tokay.open_run(folder)
 
 
 @app.command()
@@ -573,8 +747,8 @@ def show(run: RunFolder) -> None:
     out.print("prompt, cached (part of prompt) and answer are tokens, as the model counted them")
 
 
-@ledger_app.command()
-def export(
+@ledger_app.command("export")
+def export_ledger(
     run: RunFolder,
     file: Annotated[Path, typer.Argument(help="What to write, such as answers.jsonl or answers.jsonl.gz.")],
 ) -> None:

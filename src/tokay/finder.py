@@ -1,18 +1,21 @@
-"""Search a finished run: base and tuned side by side, over the vectors that the run left."""
+"""tokay search: a finished run, base and tuned side by side, over the vectors that it left; or an index."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokay.errors import TokayError
+from tokay.models.embedder import Backend
 from tokay.records import Passage
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Ranking, fuse
+from tokay.search.index import Index, Match, Searcher, check_queries, entry_of
 from tokay.store import Run
 
 DEPTH = 100
@@ -25,6 +28,10 @@ class Found:
     passage: Passage
     score: float
     other_rank: int
+
+    def entry(self, rank: int) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**entry_of(self.passage), "score": self.score, "rank": rank, "other_rank": self.other_rank}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,43 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         for name, other in (("base", "tuned"), ("tuned", "base"))
     }
     return Answer(found["base"], found["tuned"], verdict["use"], verdict["sentence"])
+
+
+def search_index(
+    folder: Path,
+    query: str,
+    *,
+    top: int,
+    hybrid: bool = False,
+    weight: float | None = None,
+    model: str | None = None,
+    backend: Backend | None = None,
+) -> list[Match]:
+    """Rank the passages of an index for one query.
+
+    Args:
+        folder: the index.
+        query: as a person would type it.
+        top: results.
+        hybrid: fuse with BM25 by the weight that the run learned, whose model made the index.
+        weight: fuse with BM25 by this weight.
+        model: where the model is now; None: where it was when it made the index.
+        backend: that encodes the query; None: the one that encoded the passages.
+
+    Raises:
+        TokayError: an empty query, no index, another model, or ``hybrid`` without a weight.
+    """
+    check_queries([query], top, weight)
+    index = Index.open(folder)
+    if hybrid and weight is None:
+        weight = index.header.bm25_weight
+        if weight is None:
+            raise TokayError(
+                f"{folder} was made from a model and not from a run, so no weight of BM25 was learned; choose one with "
+                "--weight, such as 0.3"
+            )
+        check_queries([query], top, weight)
+    return Searcher(index, index.load_model(model, backend=backend)).search([query], top=top, weight=weight)[0]
 
 
 def _lexical(run: Run, query: str) -> Ranking:

@@ -79,21 +79,7 @@ class Run:
             )
 
     def _prepare(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise TokayError(f"--out {self.path} is a file; expected a folder to write the run into")
-        foreign = self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MANIFEST).exists()
-        if foreign and not (self.path / ".lock").exists():
-            raise TokayError(f"--out {self.path} holds other files and is no run folder; name a new or empty folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as error:
-            raise TokayError(f"--out {self.path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise TokayError(f"another process is writing {self.path}; wait for it or choose another --out") from error
+        self._lock = lock_folder(self.path, of="run", known=MANIFEST, lock=".lock")
         for leftover in self.path.glob(".tmp-*"):
             shutil.rmtree(leftover)
         if not (self.path / MANIFEST).exists():
@@ -297,6 +283,36 @@ def fingerprint(path: Path) -> str:
 
 def _hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def lock_folder(path: Path, *, of: str, known: str, lock: str) -> int:
+    """Make a folder, or take one that is ours, for one process: the lock is held until its descriptor is closed.
+
+    Args:
+        path: where ``--out`` points.
+        of: what the folder is one of, for messages.
+        known: the file that every such folder has; a folder with other files and without it is somebody else's.
+        lock: the file that is locked; it alone marks a folder that was begun and has no ``known`` yet.
+
+    Raises:
+        TokayError: it is a file, holds other files, cannot be written, or is being written.
+    """
+    if path.exists() and not path.is_dir():
+        raise TokayError(f"--out {path} is a file; expected a folder to write the {of} into")
+    foreign = path.is_dir() and any(path.iterdir()) and not (path / known).exists()
+    if foreign and not (path / lock).exists():
+        raise TokayError(f"--out {path} holds other files and is no {of} folder; name a new or empty folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = os.open(path / lock, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise TokayError(f"--out {path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise TokayError(f"another process is writing {path}; wait for it or choose another --out") from error
+    return held
 
 
 def write_atomically(path: Path, text: str) -> None:

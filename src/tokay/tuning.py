@@ -13,7 +13,7 @@ from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import read_labels
-from tokay.models.locate import find_model
+from tokay.models.locate import find_model, is_run
 from tokay.pipeline import dev_set_of, run_source
 from tokay.progress import Progress, Silent
 from tokay.records import Example, Passage, Query
@@ -71,7 +71,7 @@ def check_source(source: str) -> None:
         TokayError: with what was looked for.
     """
     path = Path(source).expanduser()
-    if _is_run(path):
+    if is_run(path):
         open_run(path).rows("examples", "examples")
     elif path.suffix == ".toml":
         read_entries(path)
@@ -80,10 +80,6 @@ def check_source(source: str) -> None:
             f"{source} is neither a run folder (it has no {MANIFEST}) nor a mixture (.toml); make one of them: "
             "'tokay distill' writes runs, docs/mixture.md describes mixtures"
         )
-
-
-def _is_run(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
 
 
 def read_material(
@@ -105,12 +101,12 @@ def read_material(
     from tokay.vectors import with_cut
 
     path, train = Path(source).expanduser(), settings.train
-    is_run = _is_run(path)
+    of_run = is_run(path)
     check_source(source)
-    mixtures = [path] if not is_run else [Path(train.mixture)] if train.mixture else []
+    mixtures = [path] if not of_run else [Path(train.mixture)] if train.mixture else []
     sources = [s for mixture in mixtures for s in read_mixture(mixture, seed=train.seed)]
     cut, name, dev_set = train.max_tokens, base or "minilm", None
-    if is_run:
+    if of_run:
         run = open_run(path)
         rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
         sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
@@ -127,7 +123,7 @@ def read_material(
         base_print=fingerprint(folder),
         sources=tuple(sources),
         dev=read_dev(dev, split) if dev else dev_set,
-        data=f"{'the run' if is_run else 'the mixture'} {path.name}",
+        data=f"{'the run' if of_run else 'the mixture'} {path.name}",
         settings=train,
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,24 @@ def test_bm25_equals_the_formula() -> None:
     assert indices[0].tolist() == [-i for _, i in expected] + [-1]
     np.testing.assert_allclose(scores[0, :3], [s for s, _ in expected], rtol=1e-5)
     assert (indices[1:] == -1).all()
+
+
+@pytest.mark.parametrize("texts", [["alpha beta", "beta größe", "delta", ""], ["", "the"], []])
+def test_bm25_is_the_same_after_it_was_saved(texts: list[str], tmp_path: Path) -> None:
+    queries = ["alpha beta", "größe", "unknown", ""]
+    made = BM25(texts)
+    made.save(tmp_path / "bm25")
+    for was, now in zip(made.search(queries, 3), BM25.load(tmp_path / "bm25").search(queries, 3), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+@given(st.lists(st.sampled_from(["alpha", "alpha beta", "beta", "gamma"]), min_size=1), st.data())
+def test_bm25_among_some_is_what_is_left_of_all(texts: list[str], data: st.DataObject) -> None:
+    among = sorted(data.draw(st.sets(st.integers(0, len(texts) - 1))))
+    index = BM25(texts)
+    whole, _ = index.search(["alpha beta"], len(texts))
+    some, _ = index.search(["alpha beta"], len(texts), among=np.array(among, np.int64))
+    assert [i for i in some[0].tolist() if i >= 0] == [i for i in whole[0].tolist() if i in among]
 
 
 def test_identifiers_are_found_whole_and_in_parts() -> None:

@@ -48,7 +48,7 @@ def test_a_run_is_served_by_its_model(tmp_path: Path) -> None:
     run = tmp_path / "mine"
     run.mkdir()
     (run / "manifest.json").write_text(json.dumps({}))
-    with pytest.raises(TokayError, match=r"mine is a run without a model yet; finish it with 'tokay distill"):
+    with pytest.raises(TokayError, match=r"mine is a run that has no model yet; finish it with tokay distill"):
         load_models([str(run)])
     (run / "model").symlink_to(tiny_base())
     models = load_models([str(run)])

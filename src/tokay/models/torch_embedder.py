@@ -5,15 +5,14 @@ Letters: N texts, L tokens, D width of the model.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokay.errors import MissingExtra, TokayError
 
@@ -25,7 +24,7 @@ except ModuleNotFoundError as error:
 
 from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
 from tokay.models.batching import by_token_budget
-from tokay.models.embedder import Embedder
+from tokay.models.embedder import Embedder, Ids, Run, Vectors
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
 from tokay.models.locate import find_model
 from tokay.models.precision import Calibration
@@ -35,13 +34,14 @@ from tokay.models.tokens import Tokens
 class TorchEmbedder(Embedder, nn.Module):
     """The default back-end, and the only one that can be trained."""
 
+    tokens_per_batch = 1024
+
     def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig) -> None:
         nn.Module.__init__(self)
         self.backbone: Any = backbone  # a transformers model
         self.tokenizer = tokenizer
         self.config = config
         self.tokens = _tokens_of(tokenizer)
-        self.threads = 0
 
     # -- loading and saving ---------------------------------------------------------------------------------------
 
@@ -120,17 +120,9 @@ class TorchEmbedder(Embedder, nn.Module):
 
     def forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Pooled vectors, not normalised: N lists of token ids -> (N, D). The texts are padded to the longest."""
-        longest = max(len(row) for row in ids)
-        pad, left = self.tokens.pad, self.tokens.left
-        blank = [[pad] * (longest - len(row)) for row in ids]
-        padded = [[*b, *row] if left else [*row, *b] for row, b in zip(ids, blank, strict=True)]
-        device = self.device
-        tokens = torch.tensor(padded, device=device)  # (N, L)
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        columns = torch.arange(longest, device=device)
-        mask = (columns >= longest - lengths[:, None]) if left else (columns < lengths[:, None])  # (N, L)
-        hidden = self.backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state  # (N, L, D)
-        return pool(hidden, mask, self.config.pooling)
+        tokens, mask = (torch.from_numpy(array).to(self.device) for array in self.tokens.padded(ids))  # (N, L)
+        hidden = self.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state  # (N, L, D)
+        return pool(hidden, mask.bool(), self.config.pooling)
 
     def forward_by_length(self, ids: Sequence[Sequence[int]], *, tokens_per_batch: int) -> Tensor:
         """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, D)."""
@@ -139,15 +131,26 @@ class TorchEmbedder(Embedder, nn.Module):
         return torch.cat(parts)[torch.tensor(np.argsort(order), device=self.device)]
 
     @torch.inference_mode()
-    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def run(self, ids: Ids) -> Vectors:
         """As ``Embedder.run``; on a GPU in bfloat16."""
         device = self.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             return self(ids).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    def divide(self, workers: int) -> None:
-        """This thread's share of the cores."""
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    @property
+    def threads(self) -> int:
+        """Cores that one call of ``run`` uses; 0 on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
+
+    @contextlib.contextmanager
+    def shared(self, workers: int) -> Iterator[Run]:
+        """As ``Embedder.shared``; torch counts threads for the whole process, so this is undone at the end."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(max(1, before // workers))
+        try:
+            yield self.run
+        finally:
+            torch.set_num_threads(before)
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -161,7 +164,7 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         at = torch.where(mask, columns, length).amin(1)
     else:
         at = torch.where(mask, columns, -1).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+    return hidden.gather(1, at[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
 
 
 def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:

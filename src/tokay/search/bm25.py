@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +34,46 @@ class BM25:
     def __init__(self, texts: Iterable[str], *, k1: float = K1, b: float = B) -> None:
         import bm25s
 
-        self._stem = _stemmer()
-        self._stemmed: dict[str, str] = {}
-        self._ids: dict[str, int] = {}
+        self._prepare()
         tokens = [[self._ids.setdefault(token, len(self._ids)) for token in self._tokens(text)] for text in texts]
-        self._count = len(tokens)
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
         if self._ids:
             self._index.index((tokens, dict(self._ids)), create_empty_token=False, show_progress=False)
 
-    def search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Indices int64 and scores float32 of the best k, both (Q, k); index -1 and score 0 where there is none."""
+    def _prepare(self) -> None:
+        self._stem = _stemmer()
+        self._stemmed: dict[str, str] = {}
+        self._ids: dict[str, int] = {}
+
+    def save(self, folder: Path) -> None:
+        """Write the index into a folder of its own, which is made."""
+        folder.mkdir()
+        if self._ids:
+            self._index.save(folder, corpus=None, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> BM25:
+        """Open what ``save`` wrote; the scores are mapped into memory, not read."""
+        import bm25s
+
+        opened = cls.__new__(cls)
+        opened._prepare()
+        opened._index = bm25s.BM25(method="lucene")
+        if any(folder.iterdir()):
+            opened._index = bm25s.BM25.load(folder, mmap=True, load_corpus=False, show_progress=False)
+            opened._ids = opened._index.vocab_dict
+        return opened
+
+    def search(
+        self, queries: Sequence[str], k: int, *, among: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Indices int64 and scores float32 of the best k, both (Q, k); index -1 and score 0 where there is none.
+
+        Args:
+            queries: as people type them.
+            k: results a query.
+            among: the only indices that may be found, in ascending order; None: all.
+        """
         indices = np.full((len(queries), k), -1, np.int64)
         scores = np.zeros((len(queries), k), np.float32)
         for row, query in enumerate(queries):
@@ -51,7 +81,7 @@ class BM25:
             if not known:
                 continue
             found = np.asarray(self._index.get_scores_from_ids(known), np.float32)
-            hits = np.flatnonzero(found > 0)
+            hits = np.flatnonzero(found > 0) if among is None else among[found[among] > 0]
             best = hits[np.lexsort((hits, -found[hits]))[:k]]
             indices[row, : len(best)] = best
             scores[row, : len(best)] = found[best]

@@ -5,6 +5,8 @@ Letters: Q queries, N passages, D width, k results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,9 @@ _ROWS = 1024
 """Queries scored at a time."""
 _PAIRS = 8192
 """Pairs rescored at a time."""
+_CANDIDATES = 1024
+"""Candidates of one query scored at a time: few enough that BLAS calls no other core for them, which on a machine
+that has other things to do takes milliseconds."""
 
 
 def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
@@ -23,7 +28,7 @@ def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.flo
 
 def top_k(
     queries: NDArray[np.float32],
-    passages: NDArray[np.float32],
+    passages: NDArray[np.floating],
     k: int,
     *,
     dim: int | None = None,
@@ -39,7 +44,7 @@ def top_k(
 
     Args:
         queries: (Q, D), or (Q, dim).
-        passages: (N, D).
+        passages: (N, D), float32 or float16.
         dim: of the passages take the first ``dim`` numbers at length 1, block by block; None: all, as they are.
         k: results a query; with fewer passages, the rest is index -1 and score 0.
         block: passages scored at a time; it does not change the result.
@@ -57,8 +62,32 @@ def top_k(
     return indices, scores
 
 
+def rescored(
+    queries: NDArray[np.float32], passages: NDArray[np.floating], candidates: Sequence[NDArray[np.int64]], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k best of each query's own candidates: what ``top_k`` gives when it sees no other passage.
+
+    Args:
+        queries: (Q, D).
+        passages: (N, D), float32 or float16; may be a memory map, of which only the candidates are read.
+        candidates: for each query, indices in ascending order.
+        k: results a query.
+
+    Returns:
+        As ``top_k``.
+    """
+    indices = np.full((len(queries), k), -1, np.int64)
+    scores = np.zeros((len(queries), k), np.float32)
+    for row, among in enumerate(candidates):
+        found, score = top_k(queries[row : row + 1], passages[among], k, block=_CANDIDATES)
+        there = found[0] >= 0
+        indices[row, there] = among[found[0, there]]
+        scores[row] = score[0]
+    return indices, scores
+
+
 def _best(
-    queries: NDArray[np.float32], passages: NDArray[np.float32], k: int, dim: int | None, block: int
+    queries: NDArray[np.float32], passages: NDArray[np.floating], k: int, dim: int | None, block: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Row, index and score of every hit: by row, then score descending, then index."""
     row, index, score = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -69,7 +98,8 @@ def _best(
         part = part if dim is None else unit(part, dim)
         rough = queries @ part.T  # (Q, block)
         # Higham 2002, eq. 3.5: at most D u |q| |p| with u = 2^-24; doubled and + 4 for the roundings of this bound
-        error = (queries.shape[1] + 4) * 2.0**-23 * lengths * np.linalg.norm(part, axis=1).max()
+        longest = np.sqrt(np.vecdot(part, part).max())
+        error = (queries.shape[1] + 4) * 2.0**-23 * lengths * longest
         bar = lowest - error
         if k < rough.shape[1] and np.isneginf(lowest).any():
             bar = np.maximum(bar, np.partition(rough, -k, axis=1)[:, -k] - 2 * error)

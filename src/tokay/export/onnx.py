@@ -1,0 +1,141 @@
+"""Our own ONNX export: tokens in, unit vectors out, with attention as one node.
+
+Exporters that stop at the backbone lose pooling and normalisation, which then everybody writes again, differently
+(sentence-transformers#3258, optimum#1145). Here both are inside the graph. Attention is written as onnxruntime's fused
+``MultiHeadAttention``, through the attention interface that every transformers model calls, so that no model needs
+rules of its own; a model without that interface is exported as it stands.
+
+Letters: B texts, L tokens, H heads, S width of a head, D width of the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokay.errors import MissingExtra, TokayError
+from tokay.models.onnx_embedder import OUTPUT
+from tokay.models.torch_embedder import TorchEmbedder, pool
+
+ATTENTION = "tokay_onnx"
+TOKENS_OUT = "last_hidden_state"
+"""The first output, where other tools look for token vectors; it costs nothing unless it is asked for."""
+
+
+class Graph(nn.Module):
+    """What is exported: int64 (B, L) ids and mask -> (B, L, D) token vectors and (B, D) vectors."""
+
+    def __init__(self, embedder: TorchEmbedder) -> None:
+        super().__init__()
+        self.backbone: Any = embedder.backbone
+        self.pooling = embedder.config.pooling
+        self.normalize = embedder.config.normalize
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode one batch."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        vectors = pool(hidden, attention_mask.bool(), self.pooling)
+        return hidden, F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def write_onnx(embedder: TorchEmbedder, path: Path) -> None:
+    """Write an embedder as an ONNX graph for onnxruntime, in float32.
+
+    Inputs are ``input_ids`` and ``attention_mask``, int64 (B, L); outputs ``last_hidden_state`` and
+    ``sentence_embedding``. B and L are free.
+
+    Raises:
+        MissingExtra: onnx or onnxscript is not installed.
+        TokayError: the model has parts that cannot be exported.
+    """
+    for package in ("onnx", "onnxscript"):
+        with_extra(package)
+    copy = embedder.clone().to("cpu").eval()
+    with contextlib.suppress(ValueError, AttributeError):  # a model without the interface: exported as it stands
+        _register()
+        copy.backbone.set_attn_implementation(ATTENTION)
+    ids = torch.full((2, 9), embedder.tokens.pad)
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    free = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", min=2, max=max(embedder.config.max_tokens, 16))}
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                Graph(copy).eval(),
+                (ids, mask),
+                dynamo=True,
+                input_names=["input_ids", "attention_mask"],
+                output_names=[TOKENS_OUT, OUTPUT],
+                dynamic_shapes=(free, free),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no common base
+        name = type(embedder.backbone).__name__
+        raise TokayError(f"{name} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path)
+
+
+def with_extra(package: str) -> None:
+    """Say which extra is missing before the work begins."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra("exporting to ONNX", "export", package)
+
+
+def _register() -> None:
+    from transformers import masking_utils
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def mask(*args: Any, **kwargs: Any) -> Tensor:
+        allowed = masking_utils.sdpa_mask(
+            *args, **kwargs | {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
+        )
+        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min).to(torch.float32)  # (B, 1, L, L)
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+    masking_utils.ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, mask)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention as one node: (B, H, L, S) each -> (B, L, H, S)."""
+    batch, heads, length, size = query.shape
+    scale = kwargs.get("scaling")
+    groups = heads // key.shape[1]
+    key, value = (t.repeat_interleave(groups, 1) if groups > 1 else t for t in (key, value))
+    flat = [t.transpose(1, 2).reshape(batch, length, heads * size) for t in (query, key, value)]
+    out = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (*flat, None, None, mask),
+        {"num_heads": heads, "scale": float(scale if scale is not None else size**-0.5)},
+        dtype=query.dtype,
+        shape=(batch, length, heads * size),
+        version=1,
+    )
+    return out.reshape(batch, length, heads, size), None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter and the quantiser print and warn; a library does not."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

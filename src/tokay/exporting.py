@@ -1,0 +1,122 @@
+"""``tokay export``: a run or a model folder to its other forms, held against it on real texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokay import open_run
+from tokay.corpus import open_corpus, whole
+from tokay.errors import TokayError
+from tokay.evaluate.qrels import read_labels
+from tokay.models.locate import EXPORT, is_run
+from tokay.progress import Progress
+from tokay.records import Document, Passage
+from tokay.split import parts_of
+
+PASSAGES = 2000
+"""Passages that an export is compared on: all that answer a query, and others up to this number."""
+LEARNED = 20_000
+"""Passages that a static model learns from."""
+
+
+def export(
+    source: str,
+    forms: Sequence[str],
+    out: Path | None = None,
+    *,
+    on: str = "",
+    split: str = "test",
+    weights: bool = True,
+    keep: bool = False,
+    progress: Progress,
+) -> tuple[Path, list[Any]]:
+    """Export a model.
+
+    Args:
+        source: a run, whose recommended model is taken; a model folder, ``minilm`` or a Hub name.
+        forms: ``onnx``, ``onnx-int8``, ``static``, ``gguf-notes``.
+        out: the folder; None: ``RUN/export``.
+        on: a corpus to compare on: a BEIR folder, whose labels are used, or whatever ``tokay distill`` reads; empty:
+            the run's own held-out queries, or the manual of Python, without labels.
+        split: of the labels.
+        weights: whether the folder shall hold the model's own weights too.
+        keep: keep what falls short.
+        progress: says what is done.
+
+    Returns:
+        The folder, and what came of each form.
+
+    Raises:
+        TokayError: wrong arguments, or a form that falls short.
+    """
+    from tokay.export.write import export_model, form_of
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    wanted = [form_of(name) for name in forms]
+    path = Path(source).expanduser()
+    if out is None:
+        if not is_run(path):
+            raise TokayError("there is no --out; name the folder to write (a run has its own, RUN/export)")
+        out = path / EXPORT
+    progress.start("reading", None)
+    embedder = TorchEmbedder.load(source)
+    learn: list[tuple[str, str]] = []
+    if is_run(path) and not on:
+        material, learn = _of_run(path)
+    else:
+        if "static" in forms and not on:
+            raise TokayError("a static model learns from texts; name a corpus with --on, or export a run")
+        material = _of_corpus(on or "python-stdlib", split)
+    done = export_model(
+        embedder,
+        wanted,
+        out,
+        material,
+        learn,
+        weights=weights,
+        keep=keep,
+        progress=progress,
+    )
+    return out, done
+
+
+def _of_run(path: Path) -> tuple[Any, list[tuple[str, str]]]:
+    """The run's held-out queries; and its training passages, for a model that has to learn."""
+    from tokay.export.write import sample
+
+    run = open_run(path)
+    if not run.is_done("evaluate"):
+        raise TokayError(f"{path} has not come to its verdict; finish it with tokay distill, or name texts with --on")
+    passages = list(run.table("corpus", "passages", Passage))
+    parts = parts_of(list(run.table("split", "documents", Document)), passages)
+    seen = [p for p in passages if parts[p.passage_id] == "train"]
+    learn = [(p.title, p.text) for p in sample(seen, LEARNED, key=lambda p: p.passage_id)]
+    beir = str(path / "evaluate" / "beir")
+    return _material(passages, beir, beir, "test"), learn
+
+
+def _of_corpus(on: str, split: str) -> Any:
+    """Any corpus's documents, read whole; with labels where it is a BEIR folder."""
+    folder = Path(on).expanduser()
+    labelled = folder.is_dir() and any(folder.glob("queries.*"))
+    passages = [whole(document) for document in open_corpus(on).documents(lambda skipped: None)]
+    return _material(passages, on if labelled else "", on, split)
+
+
+def _material(passages: Sequence[Any], queries: str, qrels: str, split: str) -> Any:
+    from tokay.export.parity import Material
+    from tokay.export.write import sample
+
+    labels = read_labels(queries, qrels, known_ids={p.passage_id for p in passages}, split=split) if queries else None
+    answers = {i for gains in labels.qrels.values() for i in gains} if labels else set()
+    others = sample([p for p in passages if p.passage_id not in answers], PASSAGES, key=lambda p: p.passage_id)
+    kept = [*(p for p in passages if p.passage_id in answers), *others][: max(PASSAGES, len(answers))]
+    return Material(
+        ids=[p.passage_id for p in kept],
+        texts=[p.text for p in kept],
+        titles=[p.title for p in kept],
+        queries=labels.queries if labels else {},
+        qrels=labels.qrels if labels else {},
+    )

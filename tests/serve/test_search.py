@@ -1,0 +1,109 @@
+"""The search route on an application of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+fastapi = pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+from fastapi.testclient import TestClient  # noqa: E402
+
+from test_indexing import index, some  # noqa: E402
+from tokay.search.index import Index, Searcher  # noqa: E402
+from tokay.serve.search import search_router  # noqa: E402
+from words import WordEmbedder  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    folder = tmp_path_factory.mktemp("served") / "index"
+    index(folder, some(30))
+    return Searcher(Index.open(folder), WordEmbedder())
+
+
+@pytest.fixture(scope="module")
+def client(searcher: Searcher) -> Any:
+    app = fastapi.FastAPI()
+    app.include_router(search_router(searcher, name="manual"))
+    return TestClient(app)
+
+
+def test_answers_are_those_of_the_index(client: Any, searcher: Searcher) -> None:
+    answer = client.post("/v1/search", json={"query": "glass river", "top_k": 3, "model": "manual"})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert [entry["id"] for entry in found["data"]] == [
+        match.passage.passage_id for match in searcher.search(["glass river"], top=3)[0]
+    ]
+    assert found["data"][0].keys() == {"id", "document_id", "title", "text", "source", "score", "rank"}
+    assert (found["object"], found["model"], found["usage"]) == (
+        "list",
+        "manual",
+        {"prompt_tokens": 3, "total_tokens": 3},
+    )
+
+
+def test_filter_and_words(client: Any, searcher: Searcher) -> None:
+    body = {"query": "glass", "filter": {"ids": ["d3", "d9"]}}
+    assert {entry["id"] for entry in client.post("/v1/search", json=body).json()["data"]} == {"d3", "d9"}
+    for extra, weight in (({"hybrid": True}, 0.3), ({"weight": 1.0}, 1.0)):
+        found = client.post("/v1/search", json={"query": "glass", **extra}).json()["data"]
+        expected = searcher.search(["glass"], top=10, weight=weight)[0]
+        assert [(e["id"], e["score"]) for e in found] == [(m.passage.passage_id, m.score) for m in expected]
+
+
+def test_a_server_can_encode_in_its_own_way(searcher: Searcher) -> None:
+    async def encode(query: str) -> tuple[NDArray[np.float32], int]:
+        await asyncio.sleep(0)
+        return searcher.embedder.encode([query[::-1]], kind="query"), 7
+
+    app = fastapi.FastAPI()
+    app.include_router(search_router(searcher, name="manual", encode=encode))
+    found = TestClient(app).post("/v1/search", json={"query": "ssalg"}).json()
+    assert found["data"][0]["id"] == searcher.search(["glass"], top=1)[0][0].passage.passage_id
+    assert found["usage"]["total_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message", "param"),
+    [
+        ({"query": " "}, 400, "query is empty; send what you are looking for", "query"),
+        ({}, 400, "field 'query' is missing", "query"),
+        ({"query": "x", "topk": 1}, 400, "unknown field 'topk'; known here: query, top_k", "topk"),
+        ({"query": "x", "top_k": 1000}, 400, "field 'top_k' is 1000; expected a whole number", "top_k"),
+        (
+            {"query": "x", "model": "manul"},
+            404,
+            "there is no index 'manul'; served here: manual; did you mean",
+            "model",
+        ),
+        ({"query": "x", "filter": {"ids": ["nine"]}}, 400, "no passage and no document with the id 'nine'", "filter"),
+        (
+            {"query": "x", "filter": {"ids": []}},
+            400,
+            "filter.ids is empty; send the ids that may be found, or no filter",
+            "filter",
+        ),
+        ({"query": 3}, 400, "field 'query' is 3; expected", "query"),
+        ({"query": ["x"] * 9999}, 400, "field 'query' is ['x', 'x'", "query"),
+        ([1], 400, "the body is no object; send one with a query", None),
+    ],
+)
+def test_what_cannot_be_answered(client: Any, body: Any, status: int, message: str, param: str | None) -> None:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert message in error["message"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+def test_a_body_that_is_no_json(client: Any) -> None:
+    for content in (b"{", b"", b"\xff", b'{"query": "\\ud800"}'):
+        answer = client.post("/v1/search", content=content)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("the body is not JSON: ")
