@@ -18,6 +18,7 @@ FORBIDDEN = {
     "train": ("pipeline", "cli", "annotate", "store"),
     "search": ("pipeline", "cli", "store", "train"),
     "evaluate": ("pipeline", "cli", "store", "train", "llm"),
+    "serve": ("pipeline", "cli", "train", "annotate", "evaluate", "llm", "store"),
     "llm": ("pipeline", "cli", "annotate", "store"),
     "annotate": ("pipeline", "cli", "train"),
     "corpus": ("pipeline", "cli", "annotate", "train", "models"),

@@ -14,6 +14,7 @@ COMMANDS = (
     "train",
     "index",
     "search",
+    "serve",
     "trace",
     "report",
     "cost",

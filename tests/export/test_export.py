@@ -115,6 +115,30 @@ except TokayError as error:
     ]
 
 
+def test_what_is_exported_is_served_without_torch(exported: tuple[Path, Sequence[Exported]]) -> None:
+    program = """
+import sys
+for name in ("torch", "transformers", "sentence_transformers", "onnx"):
+    sys.modules[name] = None
+import base64
+import numpy as np
+from starlette.testclient import TestClient
+from tokay.serve import make_app
+from tokay.serve.start import load_models
+models = {}
+for backend in ("onnx", "onnx-int8", "static"):
+    models |= load_models([f"{backend}={sys.argv[1]}"], backend=backend)
+with TestClient(make_app(models)) as client:
+    for name, model in models.items():
+        body = {"model": f"{name}:query", "input": ["the stone river"], "dimensions": 16, "encoding_format": "base64"}
+        text = client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
+        expected = model.encode(["the stone river"], kind="query", dim=16)[0]
+        print(name, np.abs(np.frombuffer(base64.b64decode(text), "<f4") - expected).max() < 1e-6)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(exported[0])], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["onnx True", "onnx-int8 True", "static True"], done.stderr
+
+
 def test_a_model_that_was_not_exported_says_how(tmp_path: Path) -> None:
     with pytest.raises(TokayError, match=r"has no onnx/model.onnx; write it by tokay export \S+ --to onnx$"):
         Embedder.load(tiny_base(), backend="onnx")

@@ -114,6 +114,15 @@ class Embedder(ABC):
         """Token ids with the special tokens, cut at ``max_tokens``."""
         return self.tokens.encode(texts, self.config.max_tokens)
 
+    def write(self, texts: Iterable[str], *, kind: str = "passage", titles: Iterable[str] | None = None) -> list[str]:
+        """The texts as the model's format has them, which is what ``tokenize`` takes; arguments as of ``encode``."""
+        side, task = side_of(kind)
+        return [write(text) for write, text in self._written(texts, side, titles, task)]
+
+    def finish(self, vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
+        """What ``run`` gives to what ``encode`` returns: cut to ``dim`` and at length 1; (N, D) -> (N, dim)."""
+        return unit(vectors, dim) if self.config.normalize or dim is not None else vectors
+
     # -- encode ---------------------------------------------------------------------------------------------------
 
     def encode(
@@ -204,9 +213,7 @@ class Embedder(ABC):
             waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
             while (found := waiting.result())[1]:
                 waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
-                vectors = self._vectors(*found, workers, progress)
-                if self.config.normalize or dim is not None:
-                    vectors = unit(vectors, dim)
+                vectors = self.finish(self._vectors(*found, workers, progress), dim)
                 yield to_precision(vectors, precision, self.calibration)
 
     def _vectors(

@@ -1,0 +1,62 @@
+"""What the command line says, to options and loaded models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from pydantic import ValidationError
+
+from tokay.errors import TokayError
+from tokay.expected import faults_of
+from tokay.models.embedder import Backend, Embedder
+from tokay.models.tasks import side_of
+from tokay.serve.options import Options
+
+
+def make_options(**values: object) -> Options:
+    """Options of those values that are not None.
+
+    Raises:
+        TokayError: a value is not what is expected.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        options = Options.model_validate(given)
+    except ValidationError as error:
+        raise TokayError("; ".join(faults_of(error, Options, given, what="option"))) from error
+    try:
+        side_of(options.default_kind)
+    except TokayError as error:
+        raise TokayError(str(error).replace("kind is", "default_kind is", 1)) from error
+    return options
+
+
+def load_models(words: Sequence[str], *, backend: str = "torch", threads: int | None = None) -> dict[str, Embedder]:
+    """The models of ``NAME=PATH`` and ``PATH``, by the names that clients send.
+
+    Raises:
+        TokayError: two have one name, or one cannot be loaded.
+    """
+    places: dict[str, str] = {}
+    for word in words:
+        name, place = _named(word)
+        if name in places:
+            raise TokayError(f"{places[name]} and {place} are both named {name!r}; name one of them: NAME={place}")
+        places[name] = place
+    models = {
+        name: Embedder.load(place, backend=cast("Backend", backend), threads=threads) for name, place in places.items()
+    }
+    for embedder in models.values():
+        embedder.encode(["The first text is the slowest, and no client should wait for it."])
+    return models
+
+
+def _named(word: str) -> tuple[str, str]:
+    """The name and the place of a model."""
+    path = Path(word).expanduser()
+    if "=" in word and not path.exists():
+        name, _, place = word.partition("=")
+        return name, place
+    return (path.resolve().name if path.is_dir() else word), word
