@@ -412,9 +412,10 @@ def test_what_a_user_can_mend_is_one_sentence(
 
 
 def test_runs_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (("search", tmp_path, "x"), ("report", tmp_path), ("trace", tmp_path, "q")):
-        assert call(*arguments) == 1
-        assert "is not a run folder" in " ".join(capsys.readouterr().err.split())
+    expected = {("search", "x"): "nor a run (it has no manifest.json)", ("report",): "is not a run folder"}
+    for (command, *rest), message in (expected | {("trace", "q"): "is not a run folder"}).items():
+        assert call(command, tmp_path, *rest) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_public_names() -> None:

@@ -72,7 +72,7 @@ def child(documents: str, base: str, url: str, out: str, kill_at: int, events: A
     watch(loop.Schedule, "rate", after=False)  # every step of training
     watch(Checkpoints, "save", after=True)
     watch(TorchEmbedder, "save", after=True)
-    watch(TorchEmbedder, "_encode_window", after=False)
+    watch(TorchEmbedder, "_vectors", after=False)
     distill(
         documents,
         out=out,
