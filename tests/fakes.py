@@ -22,6 +22,7 @@ class Slow(Embedder):
     """
 
     tokens_per_batch = 512
+    threads = 1
 
     def __init__(self, *, sign: int = 1, hold: bool = False) -> None:
         self.config = EmbedderConfig("mean", True, 64, InputFormat("", ""), (2,))

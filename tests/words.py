@@ -16,7 +16,10 @@ from tokay.models.format import InputFormat
 
 class WordTokens:
     def encode(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        return [[zlib.crc32(word.encode()) for word in ["^", *text.split()]][:limit] for text in texts]
+        return [
+            [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in ["^", *text.split()]][:limit]
+            for text in texts
+        ]
 
     def count(self, text: str) -> int:
         return len(text.split())
@@ -44,6 +47,3 @@ class WordEmbedder(Embedder):
             raise KeyboardInterrupt
         words = {one: np.random.default_rng(one).standard_normal(self.size) for row in ids for one in row}
         return np.array([sum(words[one] for one in row) for row in ids], np.float32)
-
-    def divide(self, workers: int) -> None:
-        pass

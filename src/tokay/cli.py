@@ -620,11 +620,15 @@ def _run_or_index(folder: Path) -> Run:
 @app.command()
 def serve(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Runs, model folders, minilm or Hub names. NAME=PATH gives a name; else it is the folder's."
         ),
-    ],
+    ] = None,
+    index_folders: Annotated[
+        list[str] | None,
+        typer.Option("--index", help="An index that 'tokay index' made, for /v1/search; NAME=PATH too. Repeatable."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a key.")] = (
         "127.0.0.1"
@@ -654,7 +658,7 @@ def serve(
 ) -> None:
     """Serve embeddings to the clients of OpenAI, Google, Cohere and Jina (docs/serve.md)."""
     from tokay.serve.server import Server, listen
-    from tokay.serve.start import load_models, make_options
+    from tokay.serve.start import load_indexes, load_models, make_options
 
     options = make_options(
         api_keys=api_key,
@@ -666,9 +670,11 @@ def serve(
         max_waiting_tokens=max_waiting_tokens,
     )
     with listen(host, port, options) as listener:
-        models = load_models(runs, backend=backend, threads=threads)
-        server = Server(models, options, listener)
-        out.print(f"serving {escape(', '.join(models))} on {escape(server.url)}", soft_wrap=True)
+        indexes = load_indexes(index_folders or ())
+        models = load_models(runs or (), backend=backend, threads=threads)
+        models = models or {name: searcher.embedder for name, searcher in indexes.items()}
+        server = Server(models, options, listener, indexes=indexes)
+        out.print(f"serving {escape(', '.join([*models, *indexes]))} on {escape(server.url)}", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
     out.print("stopped; what was accepted was answered")

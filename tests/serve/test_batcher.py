@@ -29,10 +29,12 @@ REQUESTS = st.lists(st.tuples(st.booleans(), st.lists(ROWS, max_size=12)), max_s
 
 
 @settings(max_examples=60)
-@given(REQUESTS)
-def test_every_request_gets_its_own_vectors_in_its_own_order(requests: list[tuple[bool, list[list[int]]]]) -> None:
+@given(REQUESTS, st.integers(1, 4))
+def test_every_request_gets_its_own_vectors_in_its_own_order(
+    requests: list[tuple[bool, list[list[int]]]], workers: int
+) -> None:
     one, two = Slow(), Slow(sign=-1)
-    batcher = Batcher(0.01, 10**9)
+    batcher = Batcher(0.01, 10**9, workers)
     found = ask(batcher, *((two if second else one, ids) for second, ids in requests))
     batcher.close()
     for (second, ids), vectors in zip(requests, found, strict=True):
@@ -41,7 +43,7 @@ def test_every_request_gets_its_own_vectors_in_its_own_order(requests: list[tupl
 
 
 def test_from_many_threads_at_once() -> None:
-    embedder, batcher = Slow(), Batcher(0.01, 10**9)
+    embedder, batcher = Slow(), Batcher(0.01, 10**9, 3)
     wrong: list[Any] = []
 
     def client(seed: int) -> None:

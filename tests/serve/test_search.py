@@ -1,22 +1,17 @@
-"""The search route on an application of its own."""
+"""The search route."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from fastapi.testclient import TestClient
 
-fastapi = pytest.importorskip("fastapi")
-pytest.importorskip("httpx")
-from fastapi.testclient import TestClient  # noqa: E402
-
-from test_indexing import index, some  # noqa: E402
-from tokay.search.index import Index, Searcher  # noqa: E402
-from tokay.serve.search import search_router  # noqa: E402
-from words import WordEmbedder  # noqa: E402
+from test_indexing import index, some
+from tokay.search.index import Index, Searcher
+from tokay.serve import make_app
+from words import WordEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +22,9 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 
 
 @pytest.fixture(scope="module")
-def client(searcher: Searcher) -> Any:
-    app = fastapi.FastAPI()
-    app.include_router(search_router(searcher, name="manual"))
-    return TestClient(app)
+def client(searcher: Searcher) -> Iterator[TestClient]:
+    with TestClient(make_app({"words": searcher.embedder}, indexes={"manual": searcher})) as opened:
+        yield opened
 
 
 def test_answers_are_those_of_the_index(client: Any, searcher: Searcher) -> None:
@@ -57,16 +51,17 @@ def test_filter_and_words(client: Any, searcher: Searcher) -> None:
         assert [(e["id"], e["score"]) for e in found] == [(m.passage.passage_id, m.score) for m in expected]
 
 
-def test_a_server_can_encode_in_its_own_way(searcher: Searcher) -> None:
-    async def encode(query: str) -> tuple[NDArray[np.float32], int]:
-        await asyncio.sleep(0)
-        return searcher.embedder.encode([query[::-1]], kind="query"), 7
+def test_several_indexes_are_told_apart(searcher: Searcher) -> None:
+    with TestClient(make_app({"words": searcher.embedder}, indexes={"a": searcher, "b": searcher})) as opened:
+        assert opened.post("/v1/search", json={"query": "glass", "model": "b"}).json()["model"] == "b"
+        refused = opened.post("/v1/search", json={"query": "glass"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "several indexes are served: a, b; send one of them as model"
 
-    app = fastapi.FastAPI()
-    app.include_router(search_router(searcher, name="manual", encode=encode))
-    found = TestClient(app).post("/v1/search", json={"query": "ssalg"}).json()
-    assert found["data"][0]["id"] == searcher.search(["glass"], top=1)[0][0].passage.passage_id
-    assert found["usage"]["total_tokens"] == 7
+
+def test_without_an_index_there_is_no_route(searcher: Searcher) -> None:
+    with TestClient(make_app({"words": searcher.embedder})) as opened:
+        assert opened.post("/v1/search", json={"query": "glass"}).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -91,7 +86,7 @@ def test_a_server_can_encode_in_its_own_way(searcher: Searcher) -> None:
         ),
         ({"query": 3}, 400, "field 'query' is 3; expected", "query"),
         ({"query": ["x"] * 9999}, 400, "field 'query' is ['x', 'x'", "query"),
-        ([1], 400, "the body is no object; send one with a query", None),
+        ([1], 400, "the body is a list; expected a JSON object", None),
     ],
 )
 def test_what_cannot_be_answered(client: Any, body: Any, status: int, message: str, param: str | None) -> None:
@@ -103,7 +98,12 @@ def test_what_cannot_be_answered(client: Any, body: Any, status: int, message: s
 
 
 def test_a_body_that_is_no_json(client: Any) -> None:
-    for content in (b"{", b"", b"\xff", b'{"query": "\\ud800"}'):
+    for content in (b"{", b"", b"\xff"):
         answer = client.post("/v1/search", content=content)
         assert answer.status_code == 400
-        assert answer.json()["error"]["message"].startswith("the body is not JSON: ")
+        assert answer.json()["error"]["message"].startswith("the body is not ")
+
+
+def test_a_lone_surrogate_is_a_query_like_another(client: Any) -> None:
+    for content in (b'{"query": "glass \\ud800"}', b'{"query": "glass \\ud800", "weight": 0.5}'):
+        assert client.post("/v1/search", content=content).status_code == 200

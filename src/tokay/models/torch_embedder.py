@@ -42,6 +42,7 @@ class TorchEmbedder(Embedder, nn.Module):
         self.tokenizer = tokenizer
         self.config = config
         self.tokens = _tokens_of(tokenizer)
+        self.cores = torch.get_num_threads()
 
     # -- loading and saving ---------------------------------------------------------------------------------------
 
@@ -140,13 +141,13 @@ class TorchEmbedder(Embedder, nn.Module):
     @property
     def threads(self) -> int:
         """Cores that one call of ``run`` uses; 0 on a GPU."""
-        return torch.get_num_threads() if self.device.type == "cpu" else 0
+        return self.cores if self.device.type == "cpu" else 0
 
     @contextlib.contextmanager
     def shared(self, workers: int) -> Iterator[Run]:
         """As ``Embedder.shared``; torch counts threads for the whole process, so this is undone at the end."""
         before = torch.get_num_threads()
-        torch.set_num_threads(max(1, before // workers))
+        torch.set_num_threads(max(1, self.cores // workers))
         try:
             yield self.run
         finally:

@@ -16,7 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 import tokay
 from tokay.models.embedder import Embedder
 from tokay.models.tasks import side_of
-from tokay.serve import gemini, openai
+from tokay.search.index import Searcher
+from tokay.serve import gemini, openai, search
 from tokay.serve.batcher import Batcher
 from tokay.serve.catalogue import Catalogue
 from tokay.serve.encoder import Encoder
@@ -36,12 +37,15 @@ class Health(BaseModel):
     status: Literal["alive", "ready"]
 
 
-def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> FastAPI:
+def make_app(
+    models: Mapping[str, Embedder], options: Options | None = None, *, indexes: Mapping[str, Searcher] | None = None
+) -> FastAPI:
     """An ASGI application that serves models by name.
 
     Args:
         models: name to embedder; each is also there as ``NAME:query`` and ``NAME:passage``.
         options: what can be chosen; None: the defaults.
+        indexes: name to index, for ``/v1/search``; None: there is no such route.
 
     Raises:
         TokayError: there is no model, a name holds a colon, or the default kind is no kind.
@@ -49,7 +53,9 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
     options = options or Options()
     side_of(options.default_kind)
     catalogue, metrics = Catalogue(models), Metrics()
-    batcher = Batcher(options.latency_target, options.max_waiting_tokens, metrics.batch)
+    embedders = [*models.values(), *(searcher.embedder for searcher in (indexes or {}).values())]
+    workers = max(1, *(embedder.threads for embedder in embedders))
+    batcher = Batcher(options.latency_target, options.max_waiting_tokens, workers, metrics.batch)
     metrics.watch(lambda: batcher.waiting_tokens)
     encoder = Encoder(batcher, options, metrics)
 
@@ -57,6 +63,8 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
     async def life(_: FastAPI) -> AsyncIterator[None]:
         if not batcher.takes:  # the application was ended and begins anew
             batcher.open()
+        for embedder in embedders:
+            batcher.prepare(embedder)
         yield
         await asyncio.to_thread(batcher.close)
 
@@ -64,6 +72,8 @@ def make_app(models: Mapping[str, Embedder], options: Options | None = None) -> 
     # Google's before OpenAI's: /v1/models/NAME would take /v1/models/NAME:embedContent for a name
     for routes in (_health(batcher, metrics), gemini.router(catalogue, encoder), openai.router(catalogue, encoder)):
         app.include_router(routes)
+    if indexes:
+        app.include_router(search.router(indexes, encoder))
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Guard, options=options, metrics=metrics)
@@ -113,7 +123,7 @@ def document(app: FastAPI, names: Sequence[str], *, keys: bool) -> dict[str, Any
     """The OpenAPI document, with the schemas of bodies that are read by hand and the models that there are."""
     if app.openapi_schema is None:
         found = FastAPI.openapi(app)
-        bodies: Sequence[type[BaseModel]] = (openai.EmbeddingsRequest, *gemini.REQUESTS)
+        bodies: Sequence[type[BaseModel]] = (openai.EmbeddingsRequest, search.SearchRequest, *gemini.REQUESTS)
         inputs = [(body, "validation") for body in bodies]
         _, schemas = models_json_schema(inputs, ref_template=_SCHEMAS)  # type: ignore[arg-type]
         parts = found.setdefault("components", {})

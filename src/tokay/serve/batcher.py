@@ -1,4 +1,4 @@
-"""Whose turn it is: requests from the event loop become micro-batches in one thread.
+"""Whose turn it is: requests from the event loop become micro-batches in as many threads as there are cores.
 
 A request's turn is its arrival plus the time that it takes by itself. So a short one overtakes a long one that is
 under way, and a long one is overtaken only by those that came while it could have been done: none waits for ever.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.models.batching import by_token_budget
-from tokay.models.embedder import Embedder
+from tokay.models.embedder import Embedder, Run
 
 _WINDOW_TEXTS = 256
 """Texts that are looked at for one micro-batch: choosing them costs some milliseconds."""
@@ -121,31 +121,38 @@ class Batcher:
     Args:
         latency_target: seconds that a micro-batch may take.
         max_waiting_tokens: of all requests together; a request that comes when nothing waits may have more.
+        workers: micro-batches that run at a time, each on its share of the cores, as in ``Embedder.encode``.
         observe: is told each micro-batch: texts, padded tokens, seconds.
     """
 
     latency_target: float
     max_waiting_tokens: int
+    workers: int = 1
     observe: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
     waiting_tokens: int = field(default=0, init=False)
     _jobs: list[_Job] = field(default_factory=list, init=False)  # with texts left, by turn
     _paces: dict[Embedder, Pace] = field(default_factory=dict, init=False)
+    _runs: dict[Embedder, Run] = field(default_factory=dict, init=False)
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
+        self._shares = contextlib.ExitStack()
         self.open()
 
     @property
     def takes(self) -> bool:
         """Whether requests are taken."""
-        return self._thread.is_alive() and not self._closed
+        return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     def open(self) -> None:
         """Take requests; a batcher is open until it is closed."""
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="tokay-batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"tokay-batcher-{i}", daemon=True) for i in range(self.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, embedder: Embedder, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors of N lists of token ids, as ``Embedder.run`` gives them: (N, D). Cancelled, its work is dropped.
@@ -164,8 +171,18 @@ class Batcher:
         """Take nothing more, and return when all is answered that was taken."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._runs.clear()
+        self._shares.close()
+
+    def prepare(self, embedder: Embedder) -> Pace:
+        """Get ready to run a model, which may take a while: what its first request would wait for."""
+        with self._changed:
+            if embedder not in self._runs:
+                self._runs[embedder] = self._shares.enter_context(embedder.shared(self.workers))
+            return self._paces.setdefault(embedder, Pace())
 
     # -- the event loop's side ------------------------------------------------------------------------------------
 
@@ -177,7 +194,7 @@ class Batcher:
         with self._changed:
             if not self.takes:
                 raise Closing
-            pace = self._paces.setdefault(embedder, Pace())
+            pace = self.prepare(embedder)
             if self.waiting_tokens and self.waiting_tokens + tokens > self.max_waiting_tokens:
                 raise Overloaded(self.waiting_tokens, self.max_waiting_tokens, pace.time_of(self.waiting_tokens))
             turn = time.monotonic() + pace.time_of(tokens)
@@ -196,7 +213,7 @@ class Batcher:
             if job.left:
                 self._take(job, set(job.left))
 
-    # -- the thread's side ----------------------------------------------------------------------------------------
+    # -- the threads' side ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while batch := self._next():
@@ -247,16 +264,18 @@ class Batcher:
         ids = [job.ids[i] for job, i in batch]
         began = time.perf_counter()
         try:
-            vectors = batch[0][0].embedder.run(ids)
+            vectors = self._runs[batch[0][0].embedder](ids)
         except Exception as error:
             self._fail(batch, error)
             return
         self._measure(batch[0][0].embedder, ids, time.perf_counter() - began)
         for (job, i), vector in zip(batch, vectors, strict=True):
             job.vectors[i] = vector
-            job.todo -= 1
-            if not job.todo:
-                job.settle()
+        with self._changed:
+            for job, _ in batch:
+                job.todo -= 1
+        for job in {job for job, _ in batch if not job.todo}:
+            job.settle()
 
     def _fail(self, batch: Sequence[_Place], error: Exception) -> None:
         if len(batch) == 1:
@@ -267,5 +286,6 @@ class Batcher:
 
     def _measure(self, embedder: Embedder, ids: Sequence[Sequence[int]], seconds: float) -> None:
         tokens = len(ids) * max(map(len, ids))
-        self._paces[embedder].add(tokens, seconds)
+        with self._changed:
+            self._paces[embedder].add(tokens, seconds)
         self.observe(len(ids), tokens, seconds)

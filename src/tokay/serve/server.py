@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("tokay serve", "serve", "uvicorn") from error
 
 from tokay.models.embedder import Embedder
+from tokay.search.index import Searcher
 from tokay.serve.app import make_app
 from tokay.serve.options import Options
 
@@ -61,12 +62,20 @@ class Server:
         models: name to embedder.
         options: what can be chosen.
         listener: of ``listen``.
+        indexes: name to index, for ``/v1/search``.
     """
 
-    def __init__(self, models: Mapping[str, Embedder], options: Options, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Embedder],
+        options: Options,
+        listener: socket.socket,
+        *,
+        indexes: Mapping[str, Searcher] | None = None,
+    ) -> None:
         self.listener = listener
         listener.listen(_BACKLOG)  # whoever is told the address may connect, and is answered when ``run`` begins
-        self.app = make_app(models, options)
+        self.app = make_app(models, options, indexes=indexes)
         config = uvicorn.Config(
             self.app,
             http=guarded(options.header_timeout),

@@ -12,6 +12,7 @@ from tokay.errors import TokayError
 from tokay.expected import faults_of
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.tasks import side_of
+from tokay.search.index import Index, Searcher
 from tokay.serve.options import Options
 
 
@@ -51,6 +52,22 @@ def load_models(words: Sequence[str], *, backend: str = "torch", threads: int | 
     for embedder in models.values():
         embedder.encode(["The first text is the slowest, and no client should wait for it."])
     return models
+
+
+def load_indexes(words: Sequence[str]) -> dict[str, Searcher]:
+    """The indexes of ``NAME=PATH`` and ``PATH``, each with the model that made it.
+
+    Raises:
+        TokayError: two have one name, one is no index, or its model is gone or another one.
+    """
+    indexes: dict[str, Searcher] = {}
+    for word in words:
+        name, place = _named(word)
+        if name in indexes:
+            raise TokayError(f"{indexes[name].index.folder} and {place} are both named {name!r}; write NAME={place}")
+        index = Index.open(Path(place))
+        indexes[name] = Searcher(index, index.load_model())
+    return indexes
 
 
 def _named(word: str) -> tuple[str, str]:
