@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import arguments, table
+from tokay.corpus import open_corpus
 
 CLIENTS = 64
 KEPT = 3.0
@@ -76,8 +77,8 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
 def mixed_texts(count: int, data: Path | None) -> list[str]:
     """Texts of 4 to 200 words: SciFact's abstracts where there is --data, else Python's own help topics."""
     if data:
-        lines = (data / "scifact" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-        words = " ".join(json.loads(line)["text"] for line in lines).split()
+        documents = open_corpus(str(data / "scifact")).documents(lambda skipped: None)
+        words = " ".join(document.text for document in documents).split()
     else:
         words = " ".join(pydoc_data.topics.topics.values()).split()
     rng = random.Random(0)
