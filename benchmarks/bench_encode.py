@@ -31,13 +31,16 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--model", type=Path, default=Path("runs/demo/export"))
     parser.add_argument("--texts", type=int, default=512, help="of each corpus, evenly spread")
-    parser.add_argument("--tokens", type=int, default=256, help="where every system cuts a text")
+    parser.add_argument(
+        "--tokens", type=int, help="where texts are cut; default: as the model does, which fastembed keeps to"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", default="8,16,32,64,128", help="of sentence-transformers")
     options = parser.parse_args()
     if not (options.model / "onnx" / "model_qint8.onnx").is_file():
         print(f"bench_encode: skipped, {options.model} has no exports (tokay export RUN --to …)", file=sys.stderr)
         return
+    options.tokens = options.tokens or Embedder.load(options.model).config.max_tokens
     corpora = ["python-stdlib", *([str(options.data / "scifact")] if options.data else [])]
     peak = fastest_product()
     print(f"fastest product in float32: {peak / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads")
@@ -56,8 +59,12 @@ def compare(corpus: str, texts: Sequence[str], options: Any, peak: float) -> Non
         f"sentence-transformers, {n}": lambda n=n: theirs(texts, n) for n in batches
     }
     systems |= {kind: lambda model=model: model.encode(texts) for kind, model in ours.items()}
+    if (rival := fastembed(options.model, ours["torch"].width)) is not None:
+        systems |= {f"fastembed, {n}": lambda n=n: rival(texts, n) for n in (16, 64)}
     rates, last = measure(systems, len(texts), options.rounds)
-    best = max((name for name in systems if name not in ours), key=lambda name: statistics.median(rates[name]))
+    best = max(
+        (name for name in systems if name.startswith("sentence")), key=lambda name: statistics.median(rates[name])
+    )
     exact = last[best]
     work = float(sum(flops(ours["torch"], len(ids)) for ids in ours["torch"].tokenize(texts)))
     rows = []
@@ -106,6 +113,25 @@ def sentence_transformers(folder: Path, tokens: int) -> Callable[[Sequence[str],
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = tokens
     return lambda texts, size: model.encode(list(texts), batch_size=size, prompt_name="document")
+
+
+def fastembed(folder: Path, width: int) -> Callable[[Sequence[str], int], Any] | None:
+    """Another rival, on the same exported graph, of which it pools the first output itself; None: not installed."""
+    try:
+        from fastembed import TextEmbedding
+        from fastembed.common.model_description import ModelSource, PoolingType
+    except ImportError:
+        return None
+    TextEmbedding.add_custom_model(
+        model="tokay/exported",
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(hf="tokay/exported"),
+        dim=width,
+        model_file="onnx/model.onnx",
+    )
+    model = TextEmbedding("tokay/exported", specific_model_path=str(folder))
+    return lambda texts, size: np.stack(list(model.embed(list(texts), batch_size=size)))
 
 
 def flops(model: Any, length: int) -> float:
