@@ -287,9 +287,10 @@ def show(done: Mapping[tuple[str, int], dict[str, Any]], bench: Bench, options: 
         *(f"@{d}" for d in base["ndcg@10"]),
         "to base",
         "STS",
-        f"against {options.against}",
     ]
     against = mean(done, options.against)
+    if len(against):
+        head.append(f"against {options.against}")
     rows = []
     for name in dict.fromkeys(name for name, _ in done):
         own = [entry for (other, _), entry in done.items() if other == name]
