@@ -9,6 +9,7 @@ the fastest matrix product that the useful tokens need.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -115,6 +116,7 @@ def sentence_transformers(folder: Path, tokens: int) -> Callable[[Sequence[str],
     return lambda texts, size: model.encode(list(texts), batch_size=size, prompt_name="document")
 
 
+@functools.cache
 def fastembed(folder: Path, width: int) -> Callable[[Sequence[str], int], Any] | None:
     """Another rival, on the same exported graph, of which it pools the first output itself; None: not installed."""
     try:

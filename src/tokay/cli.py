@@ -374,7 +374,10 @@ def export(
         Path | None, typer.Option("--out", help="The folder to write; default for a run: RUN/export.")
     ] = None,
     on: Annotated[
-        str, typer.Option(help="Texts to compare on: a BEIR folder or any corpus; default: the run's held-out queries.")
+        str,
+        typer.Option(
+            help="Texts to compare on: a BEIR folder or any corpus; default: the run's own, or Python's manual."
+        ),
     ] = "",
     split: Annotated[str, typer.Option(help="Of the labels of --on.")] = "test",
     weights: Annotated[
@@ -674,7 +677,8 @@ def serve(
         models = load_models(runs or (), backend=backend, threads=threads)
         models = models or {name: searcher.embedder for name, searcher in indexes.items()}
         server = Server(models, options, listener, indexes=indexes)
-        out.print(f"serving {escape(', '.join([*models, *indexes]))} on {escape(server.url)}", soft_wrap=True)
+        served = f"serving {', '.join(models)}" + (f"; index {', '.join(indexes)}" if indexes else "")
+        out.print(f"{escape(served)} on {escape(server.url)}", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
     out.print("stopped; what was accepted was answered")

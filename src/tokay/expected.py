@@ -59,6 +59,9 @@ def _fields(schema: Schema, whole: Schema) -> Mapping[str, Schema]:
 
 def _resolved(schema: Schema, whole: Schema) -> Schema:
     """What a reference stands for."""
+    options = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    if len(options) == 1:
+        return _resolved(options[0], whole)
     found: Schema = whole["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     return found
 

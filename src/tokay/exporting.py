@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import read_labels
 from tokay.models.locate import EXPORT, is_run
+from tokay.models.space import ABOUT
 from tokay.progress import Progress
-from tokay.records import Document, Passage
+from tokay.records import Document, Passage, Query
 from tokay.split import parts_of
 
+SAMPLE = 300
+"""Passages of Python's manual that a model is compared on when no texts are named."""
 PASSAGES = 2000
 """Passages that an export is compared on: all that answer a query, and others up to this number."""
 LEARNED = 20_000
@@ -39,7 +43,7 @@ def export(
         forms: ``onnx``, ``onnx-int8``, ``static``, ``gguf-notes``.
         out: the folder; None: ``RUN/export``.
         on: a corpus to compare on: a BEIR folder, whose labels are used, or whatever ``tokay distill`` reads; empty:
-            the run's own held-out queries, or the manual of Python, without labels.
+            the run's own held-out queries, or some of Python's manual, without labels.
         split: of the labels.
         weights: whether the folder shall hold the model's own weights too.
         keep: keep what falls short.
@@ -60,15 +64,18 @@ def export(
         if not is_run(path):
             raise TokayError("there is no --out; name the folder to write (a run has its own, RUN/export)")
         out = path / EXPORT
+    _claim(out)
     progress.start("reading", None)
     embedder = TorchEmbedder.load(source)
-    learn: list[tuple[str, str]] = []
+    learn = None
     if is_run(path) and not on:
         material, learn = _of_run(path)
     else:
         if "static" in forms and not on:
             raise TokayError("a static model learns from texts; name a corpus with --on, or export a run")
-        material = _of_corpus(on or "python-stdlib", split)
+        if not on:
+            progress.say(f"compared on {SAMPLE} passages of Python's manual, without labels; --on names other texts")
+        material = _of_corpus(on, split) if on else _of_manual()
     done = export_model(
         embedder,
         wanted,
@@ -82,19 +89,43 @@ def export(
     return out, done
 
 
-def _of_run(path: Path) -> tuple[Any, list[tuple[str, str]]]:
+def _of_run(path: Path) -> tuple[Any, Any]:
     """The run's held-out queries; and its training passages, for a model that has to learn."""
-    from tokay.export.write import sample
+    from tokay.export.write import Learn, sample
 
     run = open_run(path)
     if not run.is_done("evaluate"):
         raise TokayError(f"{path} has not come to its verdict; finish it with tokay distill, or name texts with --on")
     passages = list(run.table("corpus", "passages", Passage))
     parts = parts_of(list(run.table("split", "documents", Document)), passages)
-    seen = [p for p in passages if parts[p.passage_id] == "train"]
-    learn = [(p.title, p.text) for p in sample(seen, LEARNED, key=lambda p: p.passage_id)]
+    seen = sample([p for p in passages if parts[p.passage_id] == "train"], LEARNED, key=lambda p: p.passage_id)
+    queries = [q.text for q in run.table("generate", "queries", Query) if q.part == "train"]
+    learn = Learn([p.title for p in seen], [p.text for p in seen], queries[:LEARNED])
     beir = str(path / "evaluate" / "beir")
     return _material(passages, beir, beir, "test"), learn
+
+
+def _claim(out: Path) -> None:
+    """Make the folder, or refuse one that holds something else than an export.
+
+    Raises:
+        TokayError: it cannot be made, or is not ours.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = sorted(path.name for path in out.iterdir())
+        if found and ABOUT not in found:
+            raise TokayError(f"--out {out} holds other files, such as {found[0]}; name another folder")
+        if not found:
+            (out / ABOUT).write_text('{"forms": {}}\n', encoding="utf-8")
+    except OSError as error:
+        raise TokayError(f"--out {out} cannot be written: {error.strerror}; name another folder") from error
+
+
+def _of_manual() -> Any:
+    """Real texts that every Python has."""
+    documents = islice(open_corpus("python-stdlib").documents(lambda skipped: None), SAMPLE)
+    return _material([whole(document) for document in documents], "", "", "")
 
 
 def _of_corpus(on: str, split: str) -> Any:

@@ -140,7 +140,9 @@ with TestClient(make_app(models)) as client:
 
 
 def test_a_model_that_was_not_exported_says_how(tmp_path: Path) -> None:
-    with pytest.raises(TokayError, match=r"has no onnx/model.onnx; write it by tokay export \S+ --to onnx$"):
+    with pytest.raises(
+        TokayError, match=r"has no onnx/model.onnx; write it by tokay export \S+ --to onnx --out FOLDER, and use"
+    ):
         Embedder.load(tiny_base(), backend="onnx")
     with pytest.raises(TokayError, match=r"has no static/model.safetensors; write it by tokay export"):
         Embedder.load(tiny_base(), backend="static")
@@ -264,3 +266,13 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     for words, message in cases.items():
         assert call("export", tiny_base(), *words) == 1
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out, message in (("docs", "holds other files, such as a.md"), ("file", "cannot be written: ")):
+        assert call("export", tiny_base(), "--to", "onnx", "--out", tmp_path / out) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert [p.name for p in (tmp_path / "docs").iterdir()] == ["a.md"]

@@ -107,3 +107,9 @@ def test_a_body_that_is_no_json(client: Any) -> None:
 def test_a_lone_surrogate_is_a_query_like_another(client: Any) -> None:
     for content in (b'{"query": "glass \\ud800"}', b'{"query": "glass \\ud800", "weight": 0.5}'):
         assert client.post("/v1/search", content=content).status_code == 200
+
+
+def test_a_misspelt_field_inside_another_is_named(client: Any) -> None:
+    answer = client.post("/v1/search", json={"query": "glass", "filter": {"id": ["d3"]}})
+    assert answer.status_code == 400
+    assert "filter.id" in answer.json()["error"]["message"]

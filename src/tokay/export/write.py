@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from tokay.errors import TokayError, did_you_mean
 from tokay.export.gguf import gguf_notes
 from tokay.export.parity import BARS, Material, Parity, Vectors, compare_vectors, vectors_of
@@ -36,6 +38,15 @@ def form_of(name: str) -> Form:
 
 
 @dataclasses.dataclass(frozen=True)
+class Learn:
+    """What a static model learns from: passages with their titles, and queries."""
+
+    titles: Sequence[str]
+    texts: Sequence[str]
+    queries: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Exported:
     """What came of one form.
 
@@ -59,7 +70,7 @@ def export_model(
     forms: Sequence[Form],
     out: Path,
     material: Material,
-    learn: Sequence[tuple[str, str]] = (),
+    learn: Learn | None = None,
     *,
     weights: bool = True,
     keep: bool = False,
@@ -72,7 +83,7 @@ def export_model(
         forms: of ``FORMS``.
         out: the folder; what is there of an earlier export is replaced.
         material: texts and labels that every form is held against the model on.
-        learn: titles and texts that a static model may learn from: none that the labels are about.
+        learn: what a static model may learn from: nothing that the labels are about; None: the material's passages.
         weights: copy the model's own weights beside the forms, so that libraries on torch load the folder too.
         keep: keep a form that falls short of its bar.
         progress: says what is done.
@@ -112,7 +123,7 @@ class _Work:
     out: Path
     material: Material
     exact: Vectors
-    learn: Sequence[tuple[str, str]]
+    learn: Learn | None
     progress: Progress
 
     def write(self, form: Form) -> Exported:
@@ -161,14 +172,15 @@ class _Work:
         from tokay.export.static import distil_static, write_static
         from tokay.models.static_embedder import FOLDER, TABLE
 
-        learn = self.learn or list(zip(self.material.titles, self.material.texts, strict=True))
-        titles, texts = [title for title, _ in learn], [text for _, text in learn]
-        self.progress.start("vectors to learn from", len(texts))
-        vectors = self.embedder.encode(texts, titles=titles, progress=self.progress)
-        written = [self.embedder.config.prompts.write_passage(text, title) for title, text in learn]
-        table = distil_static(self.embedder, written, vectors, progress=self.progress)
+        learn = self.learn or Learn(self.material.titles, self.material.texts, ())
+        self.progress.start("vectors to learn from", len(learn.texts) + len(learn.queries))
+        passages = self.embedder.encode(learn.texts, titles=learn.titles, progress=self.progress)
+        queries = self.embedder.encode(learn.queries, kind="query", progress=self.progress)
+        written = self.embedder.write(learn.texts, titles=learn.titles)
+        written += self.embedder.write(learn.queries, kind="query")
+        table = distil_static(self.embedder, written, np.concatenate([passages, queries]), progress=self.progress)
         write_static(self.embedder, table, self.out / FOLDER)
-        return f"{FOLDER}/{TABLE}", {"learned_from": len(texts), "tokens": len(table)}
+        return f"{FOLDER}/{TABLE}", {"learned_from": len(written), "tokens": len(table)}
 
     def notes(self) -> tuple[str, dict[str, Any]]:
         (self.out / "GGUF.md").write_text(gguf_notes(self.embedder, self.out), encoding="utf-8")

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -82,6 +82,8 @@ class Embedder(ABC):
                 does not run.
             MissingExtra: the back-end's package is not installed.
         """
+        if threads is not None and threads < 1:
+            raise TokayError(f"threads is {threads}; expected 1 or more (this machine has {os.cpu_count()} cores)")
         if backend not in BACKENDS:
             raise TokayError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
         try:
@@ -122,6 +124,11 @@ class Embedder(ABC):
     def finish(self, vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
         """What ``run`` gives to what ``encode`` returns: cut to ``dim`` and at length 1; (N, D) -> (N, dim)."""
         return unit(vectors, dim) if self.config.normalize or dim is not None else vectors
+
+    def __repr__(self) -> str:
+        c = self.config
+        widths = f", dims {', '.join(map(str, c.dims))}" if c.dims else ""
+        return f"<{type(self).__name__}: {self.width} numbers{widths}; {c.max_tokens} tokens; {c.prompts}>"
 
     # -- encode ---------------------------------------------------------------------------------------------------
 
@@ -244,12 +251,13 @@ class Embedder(ABC):
     ) -> Iterator[Written]:
         """Each text with what writes it, or a part of it, as the model's format has it."""
         prompts = self.config.prompts
+        texts = _checked(texts)
         if kind == "query":
             ask = partial(prompts.write_query, task=task) if task else prompts.write_query
             return ((ask, text) for text in texts)
         if titles is None:
             return ((prompts.write_passage, text) for text in texts)
-        return ((partial(prompts.write_passage, title=title), text) for text, title in zip(texts, titles, strict=True))
+        return ((partial(prompts.write_passage, title=title), text) for text, title in _pairs(texts, titles))
 
     def _truncated(self, texts: Sequence[Written]) -> Cut:
         return self.tokenize([write(text) for write, text in texts]), [1] * len(texts)
@@ -287,3 +295,17 @@ class Embedder(ABC):
             return
         with self.shared(several) as run, ThreadPoolExecutor(several) as pool:
             yield lambda ids: pool.map(run, ids)
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TokayError(f"text {number} is {text!r:.80}; expected a string")
+        yield text
+
+
+def _pairs(texts: Iterable[str], titles: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for number, (text, title) in enumerate(zip_longest(texts, titles)):
+        if text is None or not isinstance(title, str):
+            raise TokayError(f"text {number} is {text!r:.80} and its title {title!r:.80}; expected one title a text")
+        yield text, title

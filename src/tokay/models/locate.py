@@ -64,7 +64,8 @@ def find_export(name_or_path: str | Path, file: str, kind: str) -> Path:
     for place in (folder, folder / EXPORT):
         if (place / file).is_file():
             return place
-    raise TokayError(f"{name_or_path} has no {file}; write it by tokay export {name_or_path} --to {kind}")
+    where = "" if is_run(folder) else " --out FOLDER, and use that folder"
+    raise TokayError(f"{name_or_path} has no {file}; write it by tokay export {name_or_path} --to {kind}{where}")
 
 
 def is_hub_name(name: str) -> bool:

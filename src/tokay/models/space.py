@@ -31,7 +31,7 @@ def vector_space(folder: Path) -> str:
     weights = sorted(folder.rglob("*.safetensors"))
     weights = [path for path in weights if path.relative_to(folder).parts[0] not in ("training", "static", "onnx")]
     if not weights:
-        return _recorded(folder) or model_digest(folder)
+        return recorded(folder) or model_digest(folder)
     hasher = hashlib.sha256()
     for path in weights:
         _add_tensors(hasher, path)
@@ -41,7 +41,8 @@ def vector_space(folder: Path) -> str:
     return hasher.hexdigest()
 
 
-def _recorded(folder: Path) -> str:
+def recorded(folder: Path) -> str:
+    """What an export says of the model that it is of; empty where it says nothing."""
     path = folder / ABOUT
     return str(_json(path).get(KEY, "")) if path.is_file() else ""
 

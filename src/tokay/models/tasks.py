@@ -49,7 +49,7 @@ def side_of(name: str) -> tuple[Kind, str | None]:
     Raises:
         TokayError: it is none of ``NAMES``.
     """
-    word = name.strip().lower()
+    word = name.strip().lower() if isinstance(name, str) else ""
     if word in _PASSAGES:
         return "passage", None
     if word in _QUERIES:

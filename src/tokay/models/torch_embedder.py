@@ -26,8 +26,9 @@ from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
 from tokay.models.batching import by_token_budget
 from tokay.models.embedder import Embedder, Ids, Run, Vectors
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
-from tokay.models.locate import find_model
+from tokay.models.locate import EXPORT, find_model, is_run
 from tokay.models.precision import Calibration
+from tokay.models.space import ABOUT, recorded, vector_space
 from tokay.models.tokens import Tokens
 
 
@@ -68,8 +69,11 @@ class TorchEmbedder(Embedder, nn.Module):
             raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
         limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
-        embedder.calibration = Calibration.load(folder)
-        return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        embedder.calibration = Calibration.load(folder) or _of_export(Path(name_or_path).expanduser(), folder)
+        try:
+            return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        except (AssertionError, RuntimeError) as error:
+            raise TokayError(f"device {device!r} cannot be used: {_first_line(error)}; leave it out, or cpu") from error
 
     @classmethod
     def _load_adapted(cls, folder: Path, device: str | None) -> TorchEmbedder:
@@ -176,6 +180,13 @@ def position_limits(backbone: nn.Module, tokenizer: Any) -> list[int]:
         offset = 2 if getattr(backbone.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
         limits.append(int(positions) - offset)
     return limits
+
+
+def _of_export(path: Path, folder: Path) -> Calibration | None:
+    """What ``tokay export`` measured for a run, while its model is still the same."""
+    if not is_run(path) or not (path / EXPORT / ABOUT).is_file() or recorded(path / EXPORT) != vector_space(folder):
+        return None
+    return Calibration.load(path / EXPORT)
 
 
 def _tokens_of(tokenizer: Any) -> Tokens:

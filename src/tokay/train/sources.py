@@ -69,7 +69,7 @@ class Entry(BaseModel):
     path: Annotated[str, Field(min_length=1)]
     task: str | None = None
     symmetric: bool | None = None
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     columns: Mapping[str, str] = Field(default_factory=dict)
