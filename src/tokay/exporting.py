@@ -64,7 +64,7 @@ def export(
         if not is_run(path):
             raise TokayError("there is no --out; name the folder to write (a run has its own, RUN/export)")
         out = path / EXPORT
-    _claim(out)
+    _check_out(out)
     progress.start("reading", None)
     embedder = TorchEmbedder.load(source)
     learn = None
@@ -105,21 +105,20 @@ def _of_run(path: Path) -> tuple[Any, Any]:
     return _material(passages, beir, beir, "test"), learn
 
 
-def _claim(out: Path) -> None:
-    """Make the folder, or refuse one that holds something else than an export.
+def _check_out(out: Path) -> None:
+    """Refuse what is no folder, holds something else than an export, or takes nothing; nothing is made yet.
 
     Raises:
-        TokayError: it cannot be made, or is not ours.
+        TokayError: with what is in the way.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found = sorted(path.name for path in out.iterdir())
-        if found and ABOUT not in found:
-            raise TokayError(f"--out {out} holds other files, such as {found[0]}; name another folder")
-        if not found:
-            (out / ABOUT).write_text('{"forms": {}}\n', encoding="utf-8")
-    except OSError as error:
-        raise TokayError(f"--out {out} cannot be written: {error.strerror}; name another folder") from error
+    from tokay.train.checkpoints import need_writable
+
+    if out.exists() and not out.is_dir():
+        raise TokayError(f"--out {out} is a file; expected a folder to write the export into")
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if found and ABOUT not in found:
+        raise TokayError(f"--out {out} holds other files, such as {found[0]}; name another folder")
+    need_writable(out)
 
 
 def _of_manual() -> Any:

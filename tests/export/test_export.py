@@ -272,7 +272,9 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path, capsys: 
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for out, message in (("docs", "holds other files, such as a.md"), ("file", "cannot be written: ")):
+    for out, message in (("docs", "holds other files, such as a.md"), ("file", "is a file; expected a folder")):
         assert call("export", tiny_base(), "--to", "onnx", "--out", tmp_path / out) == 1
         assert message in " ".join(capsys.readouterr().err.split())
     assert [p.name for p in (tmp_path / "docs").iterdir()] == ["a.md"]
+    assert call("export", "./nowhere/at/all", "--to", "onnx", "--out", tmp_path / "new", "--on", tmp_path) == 1
+    assert not (tmp_path / "new").exists()

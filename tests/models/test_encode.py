@@ -214,4 +214,8 @@ def test_what_is_no_text_is_told_by_its_number(embedder: Embedder) -> None:
         Embedder.load(tiny_base(), threads=0)
     with pytest.raises(TokayError, match=r"device 'cudda' cannot be used: .*; leave it out, or cpu"):
         Embedder.load(tiny_base(), device="cudda")
+    with pytest.raises(TokayError, match=r"titles are of passages, and kind is 'query'; leave them out"):
+        embedder.encode(["a"], kind="query", titles=["x"])
+    with pytest.raises(TokayError, match=r"task 'fact checking' is of a query, and kind is 'passage'"):
+        embedder.encode(["a"], task="fact checking")
     assert "32 numbers; 64 tokens" in repr(embedder)

@@ -16,6 +16,7 @@ from tokay.errors import TokayError, did_you_mean
 from tokay.export.gguf import gguf_notes
 from tokay.export.parity import BARS, Material, Parity, Vectors, compare_vectors, vectors_of
 from tokay.models.embedder import Embedder
+from tokay.models.format import NONE
 from tokay.models.precision import Calibration
 from tokay.models.space import ABOUT, KEY, vector_space
 from tokay.models.torch_embedder import TorchEmbedder
@@ -94,6 +95,8 @@ def export_model(
     """
     progress = progress or Silent()
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / ABOUT).is_file():  # what is cut from here on is an export, and may be written over
+        (out / ABOUT).write_text('{"forms": {}}\n', encoding="utf-8")
     embedder.save(out)
     space = vector_space(out)
     if not weights:
@@ -158,12 +161,12 @@ class _Work:
 
         if new := not (self.out / FILES[False]).is_file():
             self.onnx()
-        exact = OnnxEmbedder(self.out / FILES[False], self.embedder.tokens, self.embedder.config)
+        plain = dataclasses.replace(self.embedder.config, prompts=NONE)  # the texts below are written already
+        exact = OnnxEmbedder(self.out / FILES[False], self.embedder.tokens, plain)
         self.progress.start("int8: which way to quantise", None)
-        written = self.embedder.config.prompts.write_passage
         some = slice(None, None, max(1, len(self.material.texts) // 200))
-        pairs = zip(self.material.titles[some], self.material.texts[some], strict=True)
-        tried = write_int8(exact.path, self.out / FILES[True], exact, [written(text, title) for title, text in pairs])
+        texts = self.embedder.write(self.material.texts[some], titles=self.material.titles[some])
+        tried = write_int8(exact.path, self.out / FILES[True], exact, texts)
         if new:
             exact.path.unlink()
         return FILES[True], {"chosen": tried[-1].scheme, "tried": [dataclasses.asdict(t) for t in tried]}

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import TokayError
 from tokay.models.batching import by_token_budget
 from tokay.models.folder import EmbedderConfig
 from tokay.models.precision import Calibration, Precision, to_precision
@@ -86,22 +86,17 @@ class Embedder(ABC):
             raise TokayError(f"threads is {threads}; expected 1 or more (this machine has {os.cpu_count()} cores)")
         if backend not in BACKENDS:
             raise TokayError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
-        try:
-            if backend == "torch":
-                from tokay.models.torch_embedder import TorchEmbedder
+        if backend == "torch":
+            from tokay.models.torch_embedder import TorchEmbedder
 
-                return TorchEmbedder.load(name_or_path, device=device, threads=threads)
-            if backend == "static":
-                from tokay.models.static_embedder import StaticEmbedder
+            return TorchEmbedder.load(name_or_path, device=device, threads=threads)
+        if backend == "static":
+            from tokay.models.static_embedder import StaticEmbedder
 
-                return StaticEmbedder.load(name_or_path)
-            from tokay.models.onnx_embedder import OnnxEmbedder
+            return StaticEmbedder.load(name_or_path)
+        from tokay.models.onnx_embedder import OnnxEmbedder
 
-            return OnnxEmbedder.load(name_or_path, int8=backend == "onnx-int8", threads=threads)
-        except ModuleNotFoundError as error:
-            if error.name not in ("onnxruntime", "tokenizers"):
-                raise
-            raise MissingExtra(f"backend {backend!r}", "serve", error.name) from error
+        return OnnxEmbedder.load(name_or_path, int8=backend == "onnx-int8", threads=threads)
 
     @property
     @abstractmethod
@@ -202,6 +197,10 @@ class Embedder(ABC):
         if long not in ("truncate", "chunk"):
             raise TokayError(f"long is {long!r}; expected 'truncate' or 'chunk'")
         side, named = side_of(kind)
+        if side == "query" and titles is not None:
+            raise TokayError(f"titles are of passages, and kind is {kind!r}; leave them out, or encode passages")
+        if side == "passage" and task is not None:
+            raise TokayError(f"task {task!r} is of a query, and kind is {kind!r}; say kind='query'")
         window = self._truncated if long == "truncate" else self._chunked
         written = self._written(texts, side, titles, task or named)
         return self._windows(written, window, dim, precision, workers, progress or Silent())
@@ -266,7 +265,7 @@ class Embedder(ABC):
         windows, counts = [], []
         for write, text in texts:
             room = self.config.max_tokens - len(self.tokens.encode([write("")])[0])
-            parts = self.tokens.parts(text, max(1, room))
+            parts = self.tokens.parts(text, room) if room > 0 else [text]  # a title that fills the window alone
             windows += [write(part) for part in parts]
             counts.append(len(parts))
         return self.tokenize(windows), counts

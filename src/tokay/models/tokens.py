@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.errors import TokayError
+from tokay.errors import MissingExtra, TokayError
 
 
 class Tokens:
@@ -30,7 +30,8 @@ class Tokens:
         self.tokenizer.no_padding()
         self.pad = pad
         self.left = left
-        self._limit = 0
+        self.tokenizer.no_truncation()
+        self._limit: int | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -43,7 +44,10 @@ class Tokens:
         Raises:
             TokayError: there is no ``tokenizer.json``, or it cannot be read.
         """
-        from tokenizers import Tokenizer
+        try:
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError as error:
+            raise MissingExtra("a model without torch", "serve", "tokenizers") from error
 
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -73,14 +77,14 @@ class Tokens:
                     self.tokenizer.no_truncation()
                 else:
                     self.tokenizer.enable_truncation(limit)
-                self._limit = limit or 0
+                self._limit = limit
             return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean, add_special_tokens=special)]
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``, without a cut of its own."""
         with self._lock:
             self.tokenizer.no_truncation()
-            self._limit = 0
+            self._limit = None
             self.tokenizer.save(str(folder / "tokenizer.json"))
 
     def padded(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -102,7 +106,7 @@ class Tokens:
         """Cut a text into parts of at most ``tokens`` tokens, before words where it can; at least one part."""
         with self._lock:
             self.tokenizer.no_truncation()
-            self._limit = 0
+            self._limit = None
             encoding = self.tokenizer.encode(whole(text), add_special_tokens=False)
         offsets, words = encoding.offsets, encoding.word_ids
         starts = [0]

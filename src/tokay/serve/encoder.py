@@ -114,4 +114,5 @@ class Encoder:
 
 
 def _written(embedder: Embedder, asked: Asked) -> str:
-    return embedder.write([asked.text], kind=asked.kind, titles=[asked.title] if asked.title else None)[0]
+    titles = [asked.title] if asked.title else None  # of a query none is written, as Google's clients may send one
+    return embedder.write([asked.text], kind=asked.kind, titles=titles)[0]

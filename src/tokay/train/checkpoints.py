@@ -207,6 +207,20 @@ def need_room(folder: Path, bytes_needed: int) -> None:
     Raises:
         TokayError: nothing can be written there, with the reason; or too little, with both figures.
     """
+    free = shutil.disk_usage(need_writable(folder)).free
+    if free < bytes_needed:
+        raise TokayError(
+            f"{folder} has {free / 1e6:,.0f} MB free and this training writes up to {bytes_needed / 1e6:,.0f} MB; make "
+            "room, write somewhere else, or set train.checkpoint_minutes=0"
+        )
+
+
+def need_writable(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is; nothing is left there.
+
+    Raises:
+        TokayError: nothing can be written there, with the reason.
+    """
     there = folder
     while not os.access(there, os.F_OK):  # unlike Path.exists, it raises nothing where this user may not look
         there = there.parent
@@ -217,9 +231,4 @@ def need_room(folder: Path, bytes_needed: int) -> None:
         raise TokayError(
             f"{folder} cannot be written: nothing can be made in {there} ({error.strerror}); write somewhere else"
         ) from error
-    free = shutil.disk_usage(there).free
-    if free < bytes_needed:
-        raise TokayError(
-            f"{folder} has {free / 1e6:,.0f} MB free and this training writes up to {bytes_needed / 1e6:,.0f} MB; make "
-            "room, write somewhere else, or set train.checkpoint_minutes=0"
-        )
+    return there
