@@ -20,3 +20,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_small = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(name.casefold(), by_small, 1)
     return f"; did you mean {by_small[near[0]]!r}?" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line; its name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, first_line
 from tokay.models.onnx_embedder import OUTPUT
 from tokay.models.torch_embedder import TorchEmbedder, pool
 
@@ -80,7 +80,7 @@ def write_onnx(embedder: TorchEmbedder, path: Path) -> None:
             )
     except Exception as error:  # the exporter's errors have no common base
         name = type(embedder.backbone).__name__
-        raise TokayError(f"{name} cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise TokayError(f"{name} cannot be exported to ONNX: {first_line(error)}") from error
     assert program is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path)

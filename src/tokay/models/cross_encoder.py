@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokay.errors import TokayError
+from tokay.errors import TokayError, first_line
 from tokay.models.batching import by_token_budget
 from tokay.models.locate import find_model
 from tokay.models.torch_embedder import position_limits
@@ -43,7 +43,7 @@ class CrossEncoder:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             backbone = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
-            raise TokayError(f"{folder} cannot be loaded as a cross-encoder: {str(error).splitlines()[0]}") from error
+            raise TokayError(f"{folder} cannot be loaded as a cross-encoder: {first_line(error)}") from error
         if backbone.config.num_labels != 1:
             raise TokayError(f"{folder} has {backbone.config.num_labels} outputs; expected a cross-encoder with one")
         device = "cuda" if torch.cuda.is_available() else "cpu"

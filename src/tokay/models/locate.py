@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from tokay.errors import MissingExtra, TokayError, did_you_mean
+from tokay.errors import MissingExtra, TokayError, did_you_mean, first_line
 from tokay.store import MANIFEST, file_sha256, fingerprint
 
 MINILM = "minilm"
@@ -107,7 +107,6 @@ def _from_hub(name: str) -> Path:
             f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder{hint}"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TokayError(
-            f"model {name!r} is no folder here and could not be fetched from the Hub: {reason}{hint}"
+            f"model {name!r} is no folder here and could not be fetched from the Hub: {first_line(error)}{hint}"
         ) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, first_line
 from tokay.models.embedder import Embedder, Ids, Run, Vectors
 from tokay.models.folder import EmbedderConfig, read_config
 from tokay.models.locate import find_export
@@ -96,7 +96,7 @@ def open_session(path: Path, threads: int | None) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has no base class of its own
-        raise TokayError(f"{path} cannot be run by onnxruntime: {str(error).splitlines()[0]}") from error
+        raise TokayError(f"{path} cannot be run by onnxruntime: {first_line(error)}") from error
     if OUTPUT not in (names := [o.name for o in session.get_outputs()]):
         raise TokayError(
             f"{path} gives {', '.join(names)}; expected {OUTPUT!r}, pooled inside the graph: write it by tokay export"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import MissingExtra, TokayError, first_line
 
 try:
     import torch
@@ -66,14 +66,14 @@ class TorchEmbedder(Embedder, nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
             backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, KeyError) as error:
-            raise TokayError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
+            raise TokayError(f"{folder} cannot be loaded as a transformers model: {first_line(error)}") from error
         limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         embedder.calibration = Calibration.load(folder) or _of_export(Path(name_or_path).expanduser(), folder)
         try:
             return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         except (AssertionError, RuntimeError) as error:
-            raise TokayError(f"device {device!r} cannot be used: {_first_line(error)}; leave it out, or cpu") from error
+            raise TokayError(f"device {device!r} cannot be used: {first_line(error)}; leave it out, or cpu") from error
 
     @classmethod
     def _load_adapted(cls, folder: Path, device: str | None) -> TorchEmbedder:
@@ -198,7 +198,3 @@ def _tokens_of(tokenizer: Any) -> Tokens:
         )
     pad = tokenizer.pad_token_id
     return Tokens(copy.deepcopy(backend), pad=pad or 0, left=tokenizer.padding_side == "left")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokay.errors import TokayError, did_you_mean
+from tokay.errors import TokayError, did_you_mean, first_line
 from tokay.expected import faults_of
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
@@ -173,7 +173,7 @@ class Index:
                 return cls.open(folder)  # it was updated between two lines of ours
             if isinstance(error, TokayError):
                 raise
-            raise _damaged(folder / header.data, _first_line(error)) from error
+            raise _damaged(folder / header.data, first_line(error)) from error
 
     # -- search ---------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class Index:
         try:
             return PROPOSERS[self.header.search].open(self.data)
         except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise _damaged(self.data, _first_line(error)) from error
+            raise _damaged(self.data, first_line(error)) from error
 
     @functools.cached_property
     def words(self) -> BM25:
@@ -215,7 +215,7 @@ class Index:
         try:
             return BM25.load(self.data / "bm25")
         except (ValueError, OSError, KeyError) as error:
-            raise _damaged(self.data / "bm25", _first_line(error)) from error
+            raise _damaged(self.data / "bm25", first_line(error)) from error
 
     def fused(
         self, texts: Sequence[str], queries: NDArray[np.float32], weight: float, *, among: NDArray[np.int64] | None
@@ -236,7 +236,7 @@ class Index:
                 with self._reading:
                     table = self._table.read_row_group(group, columns=names)
             except (OSError, pa.ArrowException) as error:
-                raise _damaged(self.data / "passages.parquet", _first_line(error)) from error
+                raise _damaged(self.data / "passages.parquet", first_line(error)) from error
             picked = table.take(pa.array(here - self._ends[group])).to_pylist()
             found |= {i: Passage(**row) for i, row in zip(here.tolist(), picked, strict=True)}
         return found
@@ -400,7 +400,3 @@ def _check_files(folder: Path, files: Mapping[str, int]) -> None:
 
 def _damaged(path: Path, why: str) -> TokayError:
     return TokayError(f"{path} is damaged: {why}; delete the index and run 'tokay index' again")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
