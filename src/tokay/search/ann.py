@@ -56,7 +56,12 @@ class Hnsw(Proposer):
         return cls(_usearch().Index.restore(str(folder / "hnsw.usearch"), view=True))
 
     def propose(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.int64]]:
-        """What a walk with a list of ``count`` candidates (ef) ends with."""
+        """What a walk with a list of ``count`` candidates (ef) ends with; all passages when as many are asked for.
+
+        A walk alone would not give them: a passage that none of its neighbours kept a link to is never reached.
+        """
+        if count >= len(self.graph):
+            return [np.arange(len(self.graph), dtype=np.int64)] * len(queries)
         self.graph.expansion_search = count
         found = self.graph.search(np.asarray(queries, np.float32), count)
         keys = np.asarray(found.keys).reshape(len(queries), -1).astype(np.int64)
