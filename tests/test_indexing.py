@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from words import WordEmbedder
 
 NAMES = "alpha beta gamma delta river stone cloud flame glass iron maple ocean pearl quartz".split()
 PLAIN = Shape()
-MAKER = Maker("words", Path("words"), CorpusSettings(), 0.3)
+MAKER = Maker("words", Path("words"), CorpusSettings(), None)
 
 
 def corpus(folder: Path, texts: Mapping[str, str]) -> str:
@@ -283,8 +284,8 @@ def test_a_folder_that_is_somebody_elses(tmp_path: Path) -> None:
     [
         ("index.json", "{", "index.json is damaged: it is not JSON"),
         ("index.json", "[]", "index.json is damaged: it is not JSON"),
-        ("index.json", '{"format": 2}', "has format 2; this version of tokay reads format 1"),
-        ("index.json", '{"format": 1}', "index.json is damaged: entry 'data' is missing"),
+        ("index.json", '{"format": 9}', "has format 9; this version of tokay reads format 2"),
+        ("index.json", '{"format": 2}', "index.json is damaged: entry 'data' is missing"),
         ("data-000001/vectors.npy", "", "vectors.npy is damaged: it has 0 bytes, not"),
         ("data-000001/passages.parquet", None, "passages.parquet is damaged: it is missing"),
         ("data-000001/bm25/vocab.index.json", None, r"vocab.index.json is damaged: it is missing; delete the index"),
@@ -336,8 +337,8 @@ def test_questions_that_cannot_be_asked(tmp_path: Path) -> None:
         searcher.search(["glass"], top=0)
     with pytest.raises(TokayError, match=r"101 results were asked for; expected 1 to 100 with BM25"):
         searcher.search(["glass"], top=101, weight=0.5)
-    with pytest.raises(TokayError, match=r"the weight of BM25 is 1.5; expected a number from 0"):
-        searcher.search(["glass"], top=1, weight=1.5)
+    with pytest.raises(TokayError, match=r"the weight of BM25 is nan; expected 0 \(vectors alone\) or more"):
+        searcher.search(["glass"], top=1, weight=math.nan)
     with pytest.raises(TokayError, match=r"no passage and no document with the id 'd33'; did you mean 'd3'"):
         searcher.search(["glass"], top=1, ids=["d33"])
     with pytest.raises(TokayError, match=r"the query vectors have 3 numbers, and .* holds vectors of 16"):

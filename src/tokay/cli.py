@@ -532,11 +532,11 @@ def search(
     query: Annotated[str, typer.Argument(help="What you are looking for, in quotes.")],
     top: Annotated[int, typer.Option(min=1, max=100, help="Results; of a run, for each model.")] = 5,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Fuse vectors with BM25 by the weight that the run learned.")
+        bool, typer.Option("--hybrid", help="With BM25 beside, by the weight that the run learned.")
     ] = False,
     weight: Annotated[
         float | None,
-        typer.Option(help="Of an index: fuse with BM25 by this weight, from 0 (vectors alone) to 1 (words alone)."),
+        typer.Option(help="Of an index: the weight of BM25, in place of the learned one."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Of an index: where its model is now; default: where it was.")

@@ -14,11 +14,9 @@ from tokay.models.embedder import Backend
 from tokay.records import Passage
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Ranking, fuse
+from tokay.search.hybrid import DEPTH, Hybrid, pools_of
 from tokay.search.index import Index, Match, Searcher, check_queries, entry_of
 from tokay.store import Run
-
-DEPTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,7 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         run: a finished run.
         query: as a person would type it.
         top: results a model.
-        hybrid: fuse each model with BM25 by the weight that the run learned.
+        hybrid: each model with BM25, by the weight that the run learned.
 
     Raises:
         TokayError: an empty query, or a run that has not come to its verdict.
@@ -71,12 +69,16 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
             run.path / ("evaluate" if made == "train" else made) / "tuned.npy",
         ),
     }
-    lexical = _lexical(run, query) if hybrid else None
+    bm25 = BM25.load(run.path / "evaluate" / "bm25") if hybrid else None
+    hybrids = run.read_json("evaluate", "hybrid") if hybrid else {}
     ranked: dict[str, list[tuple[int, float]]] = {}
-    for name, (model, vectors) in sides.items():
-        ranking = top_k(unit(model.encode([query], kind="query")), np.load(vectors, mmap_mode="r"), DEPTH)
-        if lexical is not None:
-            ranking = fuse(ranking, lexical, verdict["weights"][name])
+    for name, (model, path) in sides.items():
+        vectors = np.load(path, mmap_mode="r")
+        asked = unit(model.encode([query], kind="query"))
+        ranking = top_k(asked, vectors, DEPTH)
+        if bm25 is not None:
+            pools = pools_of(ranking, bm25, [query], asked, vectors, depth=DEPTH)
+            ranking = Hybrid.from_json(hybrids[name]).rank(list(pools), DEPTH)
         ranked[name] = [(i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0]
     shown = {i for found in ranked.values() for i, _ in found[:top]}
     passages = {i: p for i, p in enumerate(run.table("corpus", "passages", Passage)) if i in shown}
@@ -103,29 +105,18 @@ def search_index(
         folder: the index.
         query: as a person would type it.
         top: results.
-        hybrid: fuse with BM25 by the weight that the run learned, whose model made the index.
-        weight: fuse with BM25 by this weight.
+        hybrid: with BM25, by the weight that the run learned whose model made the index, or the usual one.
+        weight: of BM25, in place of that one.
         model: where the model is now; None: where it was when it made the index.
         backend: that encodes the query; None: the one that encoded the passages.
 
     Raises:
-        TokayError: an empty query, no index, another model, or ``hybrid`` without a weight.
+        TokayError: an empty query, no index, or another model.
     """
-    check_queries([query], top, weight)
+    check_queries([query], top, hybrid=hybrid, weight=weight)
     index = Index.open(folder)
-    if hybrid and weight is None:
-        weight = index.header.bm25_weight
-        if weight is None:
-            raise TokayError(
-                f"{folder} was made from a model and not from a run, so no weight of BM25 was learned; choose one with "
-                "--weight, such as 0.3"
-            )
-        check_queries([query], top, weight)
-    return Searcher(index, index.load_model(model, backend=backend)).search([query], top=top, weight=weight)[0]
-
-
-def _lexical(run: Run, query: str) -> Ranking:
-    return BM25(f"{p.title} {p.text}" for p in run.table("corpus", "passages", Passage)).search([query], DEPTH)
+    searcher = Searcher(index, index.load_model(model, backend=backend))
+    return searcher.search([query], top=top, hybrid=hybrid, weight=weight)[0]
 
 
 def _found(

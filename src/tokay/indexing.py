@@ -9,6 +9,7 @@ valid. What it had encoded by then is kept and used by the next run.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -24,13 +25,16 @@ from numpy.typing import NDArray
 
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import TokayError
+from tokay.language import LANGUAGE_SAMPLE, stems_for
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
 from tokay.models.space import vector_space
 from tokay.progress import Progress, Silent
 from tokay.records import Passage, from_batches, schema_of, sha256_text
-from tokay.search.bm25 import BM25
+from tokay.search.bm25 import BM25, K1, B
+from tokay.search.hybrid import Hybrid, spread_of
 from tokay.search.index import (
+    FORMAT,
     HEADER,
     PROPOSERS,
     Header,
@@ -59,12 +63,12 @@ HASH = "content_sha256"
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-    """A model that is to make vectors, and what a run has to say on the corpus and on the weight of BM25."""
+    """A model that is to make vectors, and what a run has to say on the corpus and on BM25."""
 
     name: str
     folder: Path
     corpus: CorpusSettings
-    bm25_weight: float | None
+    hybrid: Hybrid | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +125,8 @@ def find_maker(name: str) -> Maker:
     if not run.is_done("model"):
         raise TokayError(f"{folder} has no model yet; run 'tokay distill … --out {folder}' to the end")
     settings = resolve({}, config=folder / "run.toml")
-    weight = verdict["weights"][verdict["use"]]
-    return Maker(str(folder.resolve()), find_model(folder), settings.corpus, weight)
+    hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")[verdict["use"]])
+    return Maker(str(folder.resolve()), find_model(folder), settings.corpus, hybrid)
 
 
 def update_index(
@@ -214,7 +218,7 @@ class _Writing:
         if self.before is not None and self._is_as_before():
             self.cache.clear()
             shutil.rmtree(self.new)
-            self.recall = self.before.recall
+            self.recall, self.hybrid = self.before.recall, self.maker.hybrid or self.before.hybrid
             if self.search in PROPOSERS and self.rescore != self.before.rescore:
                 self._measure(self.out / self.before.data)
             header = self._header(self.before.data, hashes, documents, source.spec, self.before.files)
@@ -239,7 +243,7 @@ class _Writing:
 
     def _header(self, data: str, hashes: list[str], documents: int, corpus: str, files: Mapping[str, int]) -> Header:
         return Header(
-            format=1,
+            format=FORMAT,
             data=data,
             model=self.made,
             dim=self.dim,
@@ -250,7 +254,7 @@ class _Writing:
             passages=len(hashes),
             documents=documents,
             corpus=corpus,
-            bm25_weight=self.maker.bm25_weight,
+            hybrid=self.hybrid,
             files=dict(files),
         )
 
@@ -287,6 +291,8 @@ class _Writing:
         assert self.before is not None
         was = self.before
         same = (was.dim, was.stored, was.search) == (self.dim, self.stored, self.search)
+        learned = self.maker.hybrid or was.hybrid
+        same &= all(getattr(was.hybrid, name) == getattr(learned, name) for name in ("k1", "b", "language"))
         return same and all(
             file_sha256(self.out / was.data / f"{name}.parquet") == file_sha256(self.new / f"{name}.parquet")
             for name in ("passages", "skipped", "duplicates")
@@ -369,9 +375,21 @@ class _Writing:
             PROPOSERS[self.search].write(np.load(self.new / "vectors.npy", mmap_mode="r"), self.new)
             self._measure(self.new)
         self.progress.start("counting words", None)
+        learned = self.maker.hybrid
+        language = learned.language if learned else stems_for(p.text for p in self._every(LANGUAGE_SAMPLE))
+        k1, b = (learned.k1, learned.b) if learned else (K1, B)
+        bm25 = BM25((f"{p.title} {p.text}" for p in self._every()), k1=k1, b=b, language=language)
+        bm25.save(self.new / "bm25")
+        vectors = np.load(self.new / "vectors.npy", mmap_mode="r")
+        some = vectors[:: max(1, len(vectors) // 500)]
+        self.hybrid = learned or Hybrid.usual(spread_of(np.asarray(some, np.float32), vectors), bm25)
+
+    def _every(self, at_most: int | None = None) -> Iterator[Passage]:
+        """All passages, or some that are evenly spread."""
         file = pq.ParquetFile(self.new / "passages.parquet")
+        step = max(1, file.metadata.num_rows // at_most) if at_most else 1
         batches = file.iter_batches(columns=schema_of(Passage).names)
-        BM25(f"{p.title} {p.text}" for p in from_batches(Passage, batches)).save(self.new / "bm25")
+        yield from itertools.islice(from_batches(Passage, batches), 0, None, step)
 
     def _measure(self, data: Path) -> None:
         """How much of the exact search's result this one finds; a warning where that is little."""

@@ -26,16 +26,17 @@ from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
+from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
 from tokay.evaluate.qrels import Labels, check_labels, read_labels, write_beir
 from tokay.evaluate.verdict import (
     Side,
     hits_of,
     judge_systems,
-    learn_weight,
     qrels_of,
     systems_of,
 )
 from tokay.examples import make_examples
+from tokay.language import LANGUAGE_SAMPLE, stems_for
 from tokay.llm.client import base_url
 from tokay.llm.estimate import Estimate, count, money
 from tokay.llm.ledger import LEDGER, spent_in
@@ -60,9 +61,9 @@ from tokay.records import (
 )
 from tokay.relabel import changes_of, relabelled, summary_of
 from tokay.report import write_relabel_report, write_report
-from tokay.search.bm25 import BM25
+from tokay.search.bm25 import BM25, stemmer_of
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Ranking
+from tokay.search.hybrid import Hybrid, Ranking
 from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
@@ -231,6 +232,8 @@ def run_distillation(
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    if settings.hybrid.language != "auto":
+        stemmer_of(settings.hybrid.language)  # that there is one
     if settings.log and settings.llm.startswith("recorded"):
         raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
     if settings.log:
@@ -643,7 +646,11 @@ class _Distillation:
             ids = [p.passage_id for p in self.passages()]
             self.progress.start("mining candidates", None)
             proposed = {q.query_id: own for q in queries if (own := self.annotator.candidates(q)) is not None}
-            rankings = {"base": self.nearest(self.base(), texts, "vectors/base.npy"), "bm25": self.bm25(texts)}
+            words = self.bm25(self.settings.hybrid.k1[0], self.settings.hybrid.b[0])
+            rankings = {
+                "base": self.nearest(self.base(), texts, "vectors/base.npy"),
+                "bm25": words.search(texts, DEPTH),
+            }
             if with_initial:
                 from tokay.models.torch_embedder import TorchEmbedder
 
@@ -656,6 +663,7 @@ class _Distillation:
             **settings.model_dump(mode="json"),
             "annotator": self.annotator.version("mine"),
             "base": self.base_print,
+            "words": [self.settings.hybrid.language, self.settings.hybrid.k1[0], self.settings.hybrid.b[0]],
         }
         reads = ("corpus", "generate", "vectors", *(["initial"] if with_initial else []))
         self.stage("mine", work, settings=key, reads=reads)
@@ -669,11 +677,17 @@ class _Distillation:
         return {}
 
     @functools.cached_property
-    def index(self) -> BM25:
-        return BM25(f"{p.title} {p.text}" for p in self.passages())
+    def language(self) -> str:
+        """Whose stems BM25 takes."""
+        said = self.settings.hybrid.language
+        if said != "auto":
+            return said
+        count = self.store.rows("corpus", "passages")
+        return stems_for(p.text for p in itertools.islice(self.passages(), 0, None, max(1, count // LANGUAGE_SAMPLE)))
 
-    def bm25(self, texts: Sequence[str], depth: int = DEPTH) -> Ranking:
-        return self.index.search(texts, depth)
+    def bm25(self, k1: float, b: float) -> BM25:
+        texts = (f"{p.title} {p.text}" for p in self.passages())
+        return BM25(texts, k1=k1, b=b, language=self.language)
 
     def judge(self) -> None:
         def work(out: StageOutput) -> None:
@@ -834,12 +848,22 @@ class _Distillation:
             def side(name: str, texts: Sequence[str]) -> Side:
                 return Side(models[name].encode(texts, kind="query"), vectors[name])
 
-            weights = {}
-            for name, unseen in (("base", ("train", "dev")), ("tuned", ("dev",))):  # by the model, that is
+            place = {passage_id: i for i, passage_id in enumerate(ids)}
+            log = [q.text for q in self.store.table("generate", "log", Query)]
+
+            def material(name: str, unseen: Sequence[Part]) -> Material:
                 chosen = [q for q in queries if q.part in unseen and q.query_id in qrels]
-                texts, labels = [q.text for q in chosen], {q.query_id: qrels[q.query_id] for q in chosen}
-                lexical = self.bm25(texts, settings.depth)
-                weights[name] = learn_weight(side(name, texts), lexical, ids, labels, settings)
+                chosen = some_of(chosen, self.settings.hybrid)
+                asked = side(name, [q.text for q in chosen])
+                return Material(asked, chosen, qrels, place, log, side(name, log) if log else None)
+
+            of = {"base": material("base", ("train", "dev")), "tuned": material("tuned", ("dev",))}  # unseen by each
+            bm25 = choose_bm25(self.bm25, of["base"], self.settings.hybrid, settings.depth)
+            learned = {n: learn_hybrid(bm25, one, self.settings.hybrid, settings.depth) for n, one in of.items()}
+            hybrids = {name: hybrid for name, (hybrid, _) in learned.items()}
+            bm25.save(out.path / "bm25")
+            out.write_json("hybrid", {name: dataclasses.asdict(hybrid) for name, hybrid in hybrids.items()})
+            out.write_json("learned", {name: seen for name, (_, seen) in learned.items()})
 
             test = [q for q in queries if q.part == "test" and q.query_id in qrels]
             if len(test) < 2:
@@ -850,16 +874,17 @@ class _Distillation:
             systems = systems_of(
                 side("base", texts),
                 side("tuned", texts),
-                self.bm25(texts, settings.depth),
+                bm25,
+                texts,
                 dims=tuned.config.dims,
-                weights=weights,
+                hybrids=hybrids,
                 depth=settings.depth,
             )
             test_qrels = {q.query_id: qrels[q.query_id] for q in test}
             scores, verdict = judge_systems(
                 systems, test_qrels, judged, ids, {q.query_id: q.seed_id or q.query_id for q in test}, settings
             )
-            verdict |= {"weights": weights, "use": "tuned" if verdict["better"] else "base"}
+            verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(test_qrels), ids, depth=10))
             out.write_json("verdict", verdict)
@@ -871,7 +896,11 @@ class _Distillation:
                 split="test",
             )
 
-        key = {**settings.model_dump(mode="json"), "base": self.base_print}
+        key = {
+            **settings.model_dump(mode="json"),
+            "hybrid": self.settings.hybrid.model_dump(mode="json"),
+            "base": self.base_print,
+        }
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
     def labels(self) -> None:
@@ -894,20 +923,21 @@ class _Distillation:
                 tuned.encode(texts, kind="query"),
                 np.load(self.store.path / "evaluate" / "tuned.npy", mmap_mode="r"),
             )
-            weights = self.store.read_json("evaluate", "verdict")["weights"]
+            hybrids = {n: Hybrid.from_json(one) for n, one in self.store.read_json("evaluate", "hybrid").items()}
             systems = systems_of(
                 base_side,
                 tuned_side,
-                self.bm25(texts, settings.depth),
+                BM25.load(self.store.path / "evaluate" / "bm25"),
+                texts,
                 dims=tuned.config.dims,
-                weights=weights,
+                hybrids=hybrids,
                 depth=settings.depth,
             )
             judged = {query_id: set(gains) for query_id, gains in labels.qrels.items()}
             scores, verdict = judge_systems(systems, labels.qrels, judged, ids, {}, settings)
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(labels.qrels), ids, depth=10))
-            out.write_json("verdict", verdict | {"weights": weights, "dropped": labels.dropped})
+            out.write_json("verdict", verdict | {"weights": weights_of(hybrids), "dropped": labels.dropped})
 
         key = {
             **settings.model_dump(mode="json"),
@@ -1055,6 +1085,11 @@ def dev_set_of(run: Run, queries: Iterable[Query], *, relevant_grade: int) -> An
         p.passage_id: (p.title, p.text) for p in run.table("corpus", "passages", Passage) if p.passage_id in needed
     }
     return DevSet(texts, passages, {q: qrels[q] for q in texts})
+
+
+def weights_of(hybrids: Mapping[str, Hybrid]) -> dict[str, float]:
+    """What the report calls the weights of BM25."""
+    return {name: round(hybrid.weight, 4) for name, hybrid in hybrids.items()}
 
 
 def _link(source: str, target: str) -> None:

@@ -260,12 +260,32 @@ class TrainSettings(_Section):
     seed: int = 0
 
 
+class HybridSettings(_Section):
+    """BM25, and how its weight beside a model is learned."""
+
+    language: str = Field(
+        "auto", description="whose stems and stop words; auto: that of most passages; none; or one of Snowball's names"
+    )
+    k1: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.9, 1.2),
+        min_length=1,
+        description="tried; the first, of BEIR's baseline, is kept unless another is clearly better",
+    )
+    b: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.4, 0.75), min_length=1, description="tried, likewise")
+    queries: Annotated[int, Field(ge=0)] = Field(
+        2000, description="judged ones that are learned from, at most; 0: none, and the usual weight"
+    )
+    tried_passages: Annotated[int, Field(ge=0)] = Field(
+        100_000, description="with more, k1 and b are not tried, since each pair takes an index of its own"
+    )
+    seed: int = 0
+
+
 class EvaluateSettings(_Section):
     """The verdict."""
 
     depth: Annotated[int, Field(ge=10)] = 100
     relevant_grade: Annotated[int, Field(ge=1, le=3)] = Field(2, description="lowest grade that counts as relevant")
-    bm25_weights: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
     resamples: Annotated[int, Field(ge=100)] = 10_000
     seed: int = 0
 
@@ -295,6 +315,7 @@ class Settings(_Section):
     examples: ExampleSettings = ExampleSettings()
     relabel: RelabelSettings = RelabelSettings()
     train: TrainSettings = TrainSettings()
+    hybrid: HybridSettings = HybridSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokay.search.bm25 import BM25, tokenize
+from tokay.errors import TokayError
+from tokay.search.bm25 import BM25, best_of, tokenize
 from tokay.search.dense import top_k
-from tokay.search.hybrid import choose_weight, fuse, reciprocal_rank_fusion
+from tokay.search.hybrid import reciprocal_rank_fusion
 
 
 @given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 60), st.integers(1, 12), st.integers(1, 30))
@@ -97,31 +98,6 @@ def test_fusion_does_not_see_the_order_of_rankings(rankings: list[list[str]], ra
     assert reciprocal_rank_fusion([rankings[0]]) == list(rankings[0])
 
 
-def ranking(*rows: dict[int, float], depth: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    indices, scores = np.full((len(rows), depth), -1, np.int64), np.zeros((len(rows), depth), np.float32)
-    for r, row in enumerate(rows):
-        indices[r, : len(row)], scores[r, : len(row)] = list(row), list(row.values())
-    return indices, scores
-
-
-def test_fusion_by_hand_and_at_its_ends() -> None:
-    dense, bm25 = ranking({7: 0.9, 8: 0.8, 9: 0.5}), ranking({9: 12.0, 4: 6.0, 8: 2.0})
-    indices, scores = fuse(dense, bm25, 0.25)
-    assert indices[0].tolist() == [7, 8, 9, 4]
-    np.testing.assert_allclose(scores[0], [0.75, 0.75 * 0.75, 0.25, 0.25 * 0.4], rtol=1e-6)
-    assert fuse(dense, bm25, 0.0)[0][0].tolist()[:3] == [7, 8, 9]
-    assert fuse(dense, bm25, 1.0)[0][0].tolist()[:2] == [9, 4]
-    assert fuse(ranking({}), ranking({}), 0.5)[0].tolist() == [[-1] * 4]
-
-
-def test_the_weight_is_the_one_that_helps() -> None:
-    ids = list("abcdefgh")
-    dense, bm25 = ranking({0: 0.9, 1: 0.8, 2: 0.1}), ranking({1: 5.0, 3: 1.0})
-    grid = (0.5, 0.0, 0.2)
-    assert choose_weight(dense, bm25, ids=ids, qrels={"q": {"b": 1}}, weights=grid) == 0.2
-    assert choose_weight(dense, bm25, ids=ids, qrels={"q": {"a": 1}}, weights=grid) == 0.0
-
-
 @pytest.mark.parametrize(
     "module", ["tokay", "tokay.cli", "tokay.search.bm25", "tokay.evaluate.verdict", "tokay.corpus"]
 )
@@ -161,3 +137,36 @@ def test_names_with_outer_underscores_and_words_beyond_ascii() -> None:
 def test_bm25_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     BM25(["one text", "two texts"]).search(["text"], 2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_words_of_a_language_are_stemmed_by_it() -> None:
+    german = BM25(["Die Häuser der Städte", "ein Fluss"], language="german")
+    assert german.search(["Haus", "Stadt", "der"], 1)[0].tolist() == [[0], [0], [-1]]
+    assert BM25(["houses"], language="none").search(["house", "houses"], 1)[0].tolist() == [[-1], [0]]
+
+
+def test_a_language_without_stems_is_told() -> None:
+    with pytest.raises(TokayError, match=r"no stems for the language 'germn'; did you mean 'german'\?; expected one"):
+        BM25(["text"], language="germn")
+
+
+def test_text_without_blanks_is_found_by_pairs_of_characters() -> None:
+    assert list(tokenize("東京都の天気 API2")) == ["東京", "京都", "都の", "の天", "天気", "api2", "api", "2"]
+    index = BM25(["東京都の天気", "大阪の料理"], language="none")
+    assert index.search(["東京", "料理"], 2)[0].tolist() == [[0, -1], [1, -1]]
+
+
+def test_idf_is_lucenes() -> None:
+    index = BM25(["alpha beta", "alpha", "gamma"])
+    assert index.idf("alpha") == pytest.approx(np.log(1 + 1.5 / 2.5))
+    assert index.idf("unknown") == pytest.approx(np.log(1 + 3.5 / 0.5))
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 9), st.sets(st.integers(0, 59)))
+def test_the_best_of_scores(values: list[int], k: int, some: set[int]) -> None:
+    scores = np.array(values, np.float32)
+    among = np.array(sorted(i for i in some if i < len(values)), np.int64)
+    for rows in (None, among):
+        kept = range(len(values)) if rows is None else rows.tolist()
+        wanted = sorted((i for i in kept if values[i] > 0), key=lambda i: (-values[i], i))[:k]
+        assert best_of(scores, k, among=rows).tolist() == wanted

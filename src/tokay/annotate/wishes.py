@@ -7,21 +7,17 @@ but its passage's id and its number, so that a corpus that grows asks, and pays,
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from tokay.language import language_of
 from tokay.records import Passage
 from tokay.settings import GenerateSettings
-
-SURE = 0.9
-"""Least probability at which a detected language is named; below, the model is left to see it for itself."""
 
 
 def wishes_of(passage: Passage, count: int, settings: GenerateSettings) -> list[str]:
     """One line for each query of a passage; kinds do not repeat before all were used."""
-    language = settings.language or _language(passage.text)
+    language = settings.language or language_of(passage.text)
     tongue = f"the language of the passage ({language})" if not settings.language and language else settings.language
     kinds = _in_order(settings.kinds, (passage.passage_id, "kind"))
 
@@ -56,16 +52,3 @@ def _in_order(weights: Mapping[str, float], salt: Sequence[str]) -> list[str]:
     """All wordings, the first drawn by weight, then the next among the rest (Efraimidis and Spirakis 2006)."""
     wanted = {name: weight for name, weight in weights.items() if weight > 0}
     return sorted(wanted, key=lambda name: _share([*salt, name]) ** (1 / wanted[name]), reverse=True)
-
-
-def _language(text: str) -> str:
-    """ISO 639-1 code of a text's language; empty when it is not sure."""
-    code, probability = _identifier().classify(text)
-    return str(code) if probability >= SURE else ""
-
-
-@functools.cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tokay.evaluate.metrics import METRICS, evaluate_run, judged_share
 from tokay.evaluate.significance import Comparison, can_show, compare, sentence
 from tokay.records import Hit, Judgment, Query, Score
+from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Ranking, as_run, choose_weight, fuse
+from tokay.search.hybrid import Hybrid, Ranking, as_run, pools_of
 from tokay.settings import EvaluateSettings
 
 PRIMARY = "ndcg@10"
@@ -69,33 +70,38 @@ def qrels_of(
     return qrels, {q: set(gains) for q, gains in qrels.items()}
 
 
-def learn_weight(
-    side: Side,
-    bm25: Ranking,
-    ids: Sequence[str],
-    qrels: Mapping[str, Mapping[str, int]],
-    settings: EvaluateSettings,
-) -> float:
-    """The weight of BM25 beside a model, on training-side queries (those of ``qrels``, in order)."""
-    if not qrels:
-        return 0.0
-    return choose_weight(side.rank(settings.depth), bm25, ids=ids, qrels=qrels, weights=settings.bm25_weights)
-
-
 def systems_of(
-    base: Side, tuned: Side, bm25: Ranking, *, dims: Sequence[int], weights: Mapping[str, float], depth: int
+    base: Side,
+    tuned: Side,
+    bm25: BM25,
+    texts: Sequence[str],
+    *,
+    dims: Sequence[int],
+    hybrids: Mapping[str, Hybrid],
+    depth: int,
 ) -> list[System]:
-    """The rows of every verdict: BM25, base and tuned at each width, and both fused with BM25."""
+    """The rows of every verdict: BM25, base and tuned at each width, and both with BM25.
+
+    Args:
+        base: its vectors of the queries and of the passages.
+        tuned: likewise.
+        bm25: of the passages.
+        texts: the queries.
+        dims: Matryoshka widths.
+        hybrids: how each model is put together with BM25.
+        depth: of the rankings.
+    """
     full = max(dims)
     sides = {"base": base, "tuned": tuned}
     dense = {name: side.rank(depth) for name, side in sides.items()}
-    rows = [System("BM25", 0, bm25, ("base", full))]
+    rows = [System("BM25", 0, bm25.search(texts, depth), ("base", full))]
     for name, side in sides.items():
         for dim in dims:
             ranking = dense[name] if dim == full else side.rank(depth, dim)
             rows.append(System(name, dim, ranking, ("base", dim) if name == "tuned" else None))
-    for name in sides:
-        fused = fuse(dense[name], bm25, weights[name])
+    for name, side in sides.items():
+        pools = pools_of(dense[name], bm25, texts, unit(side.queries), side.passages, depth=depth)
+        fused = hybrids[name].rank(list(pools), depth)
         against = ("base", full) if name == "base" else ("base+BM25", full)
         rows.append(System(f"{name}+BM25", full, fused, against))
     return rows

@@ -21,7 +21,7 @@ class Hnsw(Proposer):
     and added to it leaves another graph than one that never knew it.
     """
 
-    rescore = 30
+    rescore = 100
     neighbours = 16
     """Links of each passage (M of the paper; its section 4.1 finds 5 to 48 reasonable)."""
     care = 128

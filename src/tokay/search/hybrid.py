@@ -1,20 +1,185 @@
-"""Dense and BM25 together.
+"""Dense and BM25 together: the cosine plus a weight, which can be learned, times BM25.
 
 Rankings are pairs of indices (Q, k) int64, -1 where there is nothing, and scores (Q, k) float32, best first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+import dataclasses
+import functools
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.evaluate.metrics import evaluate_run
+from tokay.search.bm25 import BM25, ENGLISH, K1, B, best_of
+from tokay.search.dense import rescored
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 T = TypeVar("T", bound=Hashable)
+
+DEPTH = 100
+"""Results of each side whose passages are candidates."""
+PRIOR = 0.25
+"""Weight of BM25 before anything is learned, in standard deviations of the cosines (docs/hybrid.md)."""
+FEATURES = ("terms", "rare", "identifier", "dense margin", "word margin", "overlap")
+_RARE = 0.01
+"""Share of the passages that have a rare word, at most."""
+FARTHEST = 2.0
+"""Standard deviations beyond which a feature counts no more."""
+_IDENTIFIER = re.compile(r"\d|\w_\w|\w\.\w|[a-z][A-Z]|\w\(\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """How a trait of a query bends the weight: ``exp(slope * (value - mean) / std)``."""
+
+    slope: float
+    mean: float
+    std: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid:
+    """``score(q, p) = cos(q, p) + w(q) BM25(q, p) / sqrt(|q|)``, |q| being the number of q's different terms.
+
+    Nothing is scaled by what else was found, so a score depends on query and passage alone, and any engine that adds
+    two scores can have it. A sum over terms grows with their number; the root keeps long queries from being ranked by
+    words alone.
+
+    Attributes:
+        weight: of BM25; ``w(q)`` is this times the factors of the features.
+        features: of ``FEATURES``; most often none.
+        k1, b, language: of BM25.
+        learned: from judged queries; False: ``PRIOR`` standard deviations of the cosines.
+    """
+
+    weight: float
+    features: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
+    k1: float = K1
+    b: float = B
+    language: str = ENGLISH
+    learned: bool = False
+
+    @classmethod
+    def usual(cls, spread: float, bm25: BM25) -> Hybrid:
+        """Without any judgment: ``PRIOR``, for a model whose cosines have this ``spread_of``."""
+        return cls(PRIOR * spread, {}, bm25.k1, bm25.b, bm25.language)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Hybrid:
+        """Of what ``dataclasses.asdict`` gave."""
+        features = {name: Feature(**about) for name, about in data["features"].items()}
+        return cls(**{**data, "features": features})
+
+    def weight_of(self, traits: Mapping[str, float]) -> float:
+        """``w(q)`` of a query with these traits."""
+        bent = sum(
+            about.slope * float(np.clip((traits[name] - about.mean) / about.std, -FARTHEST, FARTHEST))
+            for name, about in self.features.items()
+        )
+        return self.weight * float(np.exp(bent))
+
+    def rank(self, pools: Sequence[Pool], k: int) -> Ranking:
+        """The k best of each query's candidates; equal scores by index."""
+        indices = np.full((len(pools), k), -1, np.int64)
+        scores = np.zeros((len(pools), k), np.float32)
+        for row, pool in enumerate(pools):
+            weight = self.weight_of(pool.traits) if self.features else self.weight
+            fused = (pool.dense + weight * pool.words).astype(np.float32)
+            best = np.lexsort((pool.indices, -fused))[:k]
+            indices[row, : len(best)] = pool.indices[best]
+            scores[row, : len(best)] = fused[best]
+        return indices, scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """One query's C candidates: the first of the dense ranking and the first of BM25's, each with both scores.
+
+    Attributes:
+        indices: (C,), in ascending order.
+        dense: cosines, (C,) float64.
+        words: BM25 divided by the root of the number of terms, (C,) float64.
+        query: as it was typed.
+        bm25: that gave ``words``.
+    """
+
+    indices: NDArray[np.int64]
+    dense: NDArray[np.float64]
+    words: NDArray[np.float64]
+    query: str
+    bm25: BM25
+
+    @functools.cached_property
+    def traits(self) -> dict[str, float]:
+        """``FEATURES`` of the query: what can be seen before anything is known of relevance."""
+        terms = self.bm25.terms(self.query)
+        idf = [self.bm25.idf(term) for term in terms]
+        rare = float(np.log(1 / _RARE))
+        dense, words = (np.sort(scores)[::-1] for scores in (self.dense, self.words))
+        best = float(words[0]) * np.sqrt(len(terms)) if len(words) else 0.0
+        return {
+            "terms": float(np.log1p(len(terms))),
+            "rare": float(np.mean([one > rare for one in idf])) if idf else 0.0,
+            "identifier": float(bool(_IDENTIFIER.search(self.query))),
+            "dense margin": _margin(dense),
+            "word margin": _margin(words) / float(words[0]) if len(words) and words[0] > 0 else 0.0,
+            "overlap": best / sum(idf) if idf else 0.0,  # Lucene's BM25 of a term is below its idf
+        }
+
+
+def _margin(scores: NDArray[np.float64]) -> float:
+    """How far the best is above the tenth."""
+    return float(scores[0] - scores[min(9, len(scores) - 1)]) if len(scores) else 0.0
+
+
+def pools_of(
+    dense: Ranking,
+    bm25: BM25,
+    texts: Sequence[str],
+    queries: NDArray[np.float32],
+    passages: NDArray[np.floating],
+    *,
+    depth: int = DEPTH,
+    among: NDArray[np.int64] | None = None,
+) -> Iterator[Pool]:
+    """The candidates of each query.
+
+    Args:
+        dense: ranking of the queries, at least ``depth`` deep where there are so many passages.
+        bm25: an index of the same passages.
+        texts: the Q queries.
+        queries: their vectors, (Q, D), at length 1.
+        passages: (N, D), at length 1; may be a memory map, of which only what BM25 found is read.
+        depth: results of each side.
+        among: the only indices that may be found, in ascending order; None: all.
+    """
+    for row, text in enumerate(texts):
+        there = dense[0][row, :depth] >= 0
+        near = dense[0][row, :depth][there]
+        found = bm25.scores(text)
+        others = np.setdiff1d(best_of(found, depth, among=among), near)
+        far, cosines = rescored(queries[row : row + 1], passages, [others], len(others))
+        indices = np.concatenate([near, far[0]])
+        values = np.concatenate([dense[1][row, :depth][there], cosines[0]])
+        order = np.argsort(indices)
+        indices = indices[order]
+        words = found[indices].astype(np.float64) / np.sqrt(max(1, len(bm25.terms(text))))
+        yield Pool(indices, values[order].astype(np.float64), words, text, bm25)
+
+
+def spread_of(queries: NDArray[np.float32], passages: NDArray[np.floating]) -> float:
+    """The standard deviation of a query's cosines with the passages, the mean over queries: a model's scale.
+
+    Args:
+        queries: (Q, D), of which at most 500 are taken; passages will do where there are no queries.
+        passages: (N, D), of which at most 2,000 are taken, evenly spread.
+    """
+    some = np.asarray(passages[:: max(1, len(passages) // 2000)], np.float32)
+    return float((queries[:: max(1, len(queries) // 500)] @ some.T).std(1).mean()) if len(some) else 0.0
 
 
 def as_run(ranking: Ranking, query_ids: Iterable[str], ids: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -45,67 +210,6 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[T]], *, k: int = 60) -> l
         for rank, item in enumerate(ranking, 1):
             best[item] = min(rank, best.get(item, rank))
     return sorted(sums, key=lambda item: (-sums[item], best[item], str(item)))
-
-
-def fuse(dense: Ranking, bm25: Ranking, weight: float) -> Ranking:
-    """``(1 - weight) * dense + weight * bm25`` over per-query min-max normalised scores.
-
-    Each system's scores are scaled to [0, 1] over its own list, so that its last hit counts 0, like a passage that
-    it did not return. Equal sums keep the order of the dense ranking, then that of index.
-
-    Returns:
-        A ranking as deep as the dense one.
-    """
-    depth = dense[0].shape[1]
-    indices = np.full(dense[0].shape, -1, np.int64)
-    scores = np.zeros(dense[0].shape, np.float32)
-    for row in range(len(indices)):
-        sums: dict[int, float] = {}
-        for share, (found, values) in ((1 - weight, dense), (weight, bm25)):
-            there = found[row] >= 0
-            for index, value in zip(found[row][there].tolist(), _scaled(values[row][there]), strict=True):
-                sums[index] = sums.get(index, 0.0) + share * value
-        place = {index: rank for rank, index in enumerate(dense[0][row].tolist())}
-        order = sorted(sums, key=lambda index: (-sums[index], place.get(index, depth), index))[:depth]
-        indices[row, : len(order)] = order
-        scores[row, : len(order)] = [sums[index] for index in order]
-    return indices, scores
-
-
-def _scaled(scores: NDArray[np.float32]) -> list[float]:
-    """Min-max; a list whose scores are all equal scales to 1."""
-    if not len(scores):
-        return []
-    low, high = float(scores.min()), float(scores.max())
-    return [1.0] * len(scores) if high == low else ((scores - low) / (high - low)).tolist()
-
-
-def choose_weight(
-    dense: Ranking,
-    bm25: Ranking,
-    *,
-    ids: Sequence[str],
-    qrels: Mapping[str, Mapping[str, int]],
-    weights: Sequence[float],
-) -> float:
-    """The smallest weight of BM25 whose nDCG@10 on these queries is within one standard error of the best.
-
-    A hundred queries show a best weight that is off by more than it gains, and a weight that is too high costs more
-    than one that is too low.
-
-    Args:
-        dense: rankings of the queries of ``qrels``, in its order.
-        bm25: the same queries.
-        ids: passage ids, by index.
-        qrels: query id -> passage id -> gain.
-        weights: the grid.
-    """
-
-    def quality(weight: float) -> NDArray[np.float64]:
-        run = as_run(fuse(dense, bm25, weight), qrels, ids)
-        return np.array(list(evaluate_run(qrels, run)["ndcg@10"].values()))
-
-    return within_one_error({weight: quality(weight) for weight in weights})
 
 
 def within_one_error(found: Mapping[float, NDArray[np.float64]]) -> float:

@@ -20,10 +20,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -40,18 +41,17 @@ from tokay.records import Passage, schema_of
 from tokay.search.ann import Hnsw
 from tokay.search.bm25 import BM25
 from tokay.search.dense import rescored, top_k
-from tokay.search.hybrid import Ranking, fuse
+from tokay.search.hybrid import DEPTH, Hybrid, Ranking, pools_of
 from tokay.search.quantised import Binary, Int8, Proposer
 
 HEADER = "index.json"
+FORMAT: Final = 2
 Method = Literal["exact", "int8", "binary", "hnsw"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Stored = Literal["float32", "float16"]
 STORED: tuple[Stored, ...] = get_args(Stored)
 
 PROPOSERS: Mapping[str, type[Proposer]] = {"int8": Int8, "binary": Binary, "hnsw": Hnsw}
-DEPTH = 100
-"""Results of each side that are fused: the depth at which the weight of BM25 is learned."""
 _SAMPLE = 200
 """Passages that recall is measured with."""
 
@@ -72,7 +72,7 @@ class Made(_Section):
 class Header(_Section):
     """``index.json``: what an index says of itself."""
 
-    format: Literal[1]
+    format: Literal[2]
     data: Annotated[str, Field(pattern=r"^data-\d{6,}$")]
     model: Made
     dim: int
@@ -83,7 +83,7 @@ class Header(_Section):
     passages: int
     documents: int
     corpus: str
-    bm25_weight: float | None
+    hybrid: Hybrid
     files: dict[str, int]
 
 
@@ -108,8 +108,10 @@ def read_header(folder: Path) -> Header:
             raise ValueError("no object")
     except ValueError as error:
         raise TokayError(f"{path} is damaged: it is not JSON ({error}); {again}") from error
-    if data.get("format") != 1:
-        raise TokayError(f"{path} has format {data.get('format')!r}; this version of tokay reads format 1: {again}")
+    if data.get("format") != FORMAT:
+        raise TokayError(
+            f"{path} has format {data.get('format')!r}; this version of tokay reads format {FORMAT}: {again}"
+        )
     try:
         return Header.model_validate(data)
     except ValidationError as error:
@@ -218,10 +220,30 @@ class Index:
             raise _damaged(self.data / "bm25", first_line(error)) from error
 
     def fused(
-        self, texts: Sequence[str], queries: NDArray[np.float32], weight: float, *, among: NDArray[np.int64] | None
+        self,
+        texts: Sequence[str],
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        weight: float | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> Ranking:
-        """Dense and BM25 together, each by its first hundred: (Q, 100)."""
-        return fuse(self.rank(queries, DEPTH, among=among), self.words.search(texts, DEPTH, among=among), weight)
+        """The k best by cosine and BM25 together, of the first hundred of each.
+
+        Args:
+            texts: the Q queries.
+            queries: their vectors, (Q, D), at length 1.
+            k: results a query, at most 100.
+            weight: of BM25; None: the one that the run learned, or the usual one.
+            among: the only indices that may be found, in ascending order.
+        """
+        hybrid = (
+            self.header.hybrid
+            if weight is None
+            else dataclasses.replace(self.header.hybrid, weight=weight, features={})
+        )
+        dense = self.rank(queries, DEPTH, among=among)
+        return hybrid.rank(list(pools_of(dense, self.words, texts, queries, self.vectors, among=among)), k)
 
     # -- passages -------------------------------------------------------------------------------------------------
 
@@ -332,22 +354,29 @@ class Searcher:
         self.index, self.embedder = index, embedder
 
     def search(
-        self, queries: Sequence[str], *, top: int, weight: float | None = None, ids: Collection[str] | None = None
+        self,
+        queries: Sequence[str],
+        *,
+        top: int,
+        hybrid: bool = False,
+        weight: float | None = None,
+        ids: Collection[str] | None = None,
     ) -> list[list[Match]]:
         """Rank passages for queries.
 
         Args:
             queries: as people type them.
             top: results a query.
-            weight: of BM25 beside the vectors, 0 to 1; None: vectors alone.
+            hybrid: with BM25.
+            weight: of BM25, in place of the index's own (``Hybrid``); it implies ``hybrid``.
             ids: of the only passages, or documents, that may be found.
 
         Raises:
             TokayError: an empty query, no such id, or ``top`` or ``weight`` out of range.
         """
-        check_queries(queries, top, weight)
+        check_queries(queries, top, hybrid=hybrid, weight=weight)
         vectors = self.embedder.encode(queries, kind="query", dim=self.index.header.dim)
-        return self.find(queries, vectors, top=top, weight=weight, ids=ids)
+        return self.find(queries, vectors, top=top, hybrid=hybrid, weight=weight, ids=ids)
 
     def find(
         self,
@@ -355,37 +384,36 @@ class Searcher:
         vectors: NDArray[np.float32],
         *,
         top: int,
+        hybrid: bool = False,
         weight: float | None = None,
         ids: Collection[str] | None = None,
     ) -> list[list[Match]]:
         """As ``search``, of queries that are encoded already: (Q, D)."""
-        check_queries(queries, top, weight)
+        check_queries(queries, top, hybrid=hybrid, weight=weight)
         among = self.index.rows_of(ids) if ids is not None else None
-        if weight is None:
-            indices, scores = self.index.rank(vectors, top, among=among)
+        if hybrid or weight is not None:
+            indices, scores = self.index.fused(queries, vectors, top, weight=weight, among=among)
         else:
-            indices, scores = self.index.fused(queries, vectors, weight, among=among)
+            indices, scores = self.index.rank(vectors, top, among=among)
         ranked = [
-            [(i, s) for i, s in zip(row, found, strict=True) if i >= 0][:top]
+            [(i, s) for i, s in zip(row, found, strict=True) if i >= 0]
             for row, found in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
         passages = self.index.passages({i for row in ranked for i, _ in row})
         return [[Match(rank, passages[i], score) for rank, (i, score) in enumerate(row, 1)] for row in ranked]
 
 
-def check_queries(queries: Sequence[str], top: int, weight: float | None) -> None:
+def check_queries(queries: Sequence[str], top: int, *, hybrid: bool = False, weight: float | None = None) -> None:
     """Raise what ``Searcher.search`` raises of its arguments, before a model is loaded for them."""
     if isinstance(queries, str):
         raise TokayError("search() takes a list of queries and got one string; write search([query])")
     if not all(query.strip() for query in queries):
         raise TokayError("the query is empty; write what you are looking for, in quotes")
-    if weight is not None and not 0 <= weight <= 1:
-        raise TokayError(f"the weight of BM25 is {weight}; expected a number from 0 (vectors alone) to 1 (words alone)")
-    most = DEPTH if weight is not None else 1000
+    if weight is not None and not 0 <= weight < math.inf:
+        raise TokayError(f"the weight of BM25 is {weight}; expected 0 (vectors alone) or more, such as 0.05")
+    most = DEPTH if hybrid or weight is not None else 1000
     if not 1 <= top <= most:
-        raise TokayError(
-            f"{top} results were asked for; expected 1 to {most}{' with BM25' if weight is not None else ''}"
-        )
+        raise TokayError(f"{top} results were asked for; expected 1 to {most}{' with BM25' if most == DEPTH else ''}")
 
 
 def _check_files(folder: Path, files: Mapping[str, int]) -> None:

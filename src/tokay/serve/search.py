@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from tokay.errors import TokayError, did_you_mean
-from tokay.search.index import DEPTH, Searcher
+from tokay.search.hybrid import DEPTH
+from tokay.search.index import Searcher
 from tokay.serve.catalogue import Served
 from tokay.serve.encoder import Asked, Encoder
 from tokay.serve.openai import body_of
@@ -35,13 +36,15 @@ class SearchRequest(Said):
     query: str
     top_k: Annotated[int, Field(ge=1, le=DEPTH)] = 10
     filter: Filter | None = None
-    hybrid: bool = Field(False, description="Fuse with BM25, by the weight that the index's run learned.")
-    weight: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Fuse with BM25 by this weight.")
+    hybrid: bool = Field(False, description="With BM25, by the weight that the index's run learned.")
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Of BM25, in place of the index's own."
+    )
     model: str | None = Field(None, description="The index's name; needed where several are served.")
 
 
 class Found(BaseModel):
-    """A passage; ``score`` is a cosine, or the fused score when words counted too."""
+    """A passage; ``score`` is a cosine, or with BM25 the sum of both."""
 
     id: str
     document_id: str
@@ -88,12 +91,6 @@ def router(indexes: Mapping[str, Searcher], encoder: Encoder) -> APIRouter:
 async def _answer(indexes: Mapping[str, Searcher], encoder: Encoder, asked: SearchRequest) -> SearchResponse:
     name = _named(asked.model, indexes)
     searcher = indexes[name]
-    weight = asked.weight
-    if asked.hybrid and weight is None:
-        weight = searcher.index.header.bm25_weight
-        if weight is None:
-            message = "this index has no learned weight of BM25; send weight, such as 0.3"
-            raise Refusal(400, message, param="hybrid")
     if not asked.query.strip():
         raise Refusal(400, "query is empty; send what you are looking for", param="query")
     if asked.filter is not None and not asked.filter.ids:
@@ -103,7 +100,9 @@ async def _answer(indexes: Mapping[str, Searcher], encoder: Encoder, asked: Sear
     vectors = searcher.embedder.finish(encoded.vectors, searcher.index.header.dim)
     ids = asked.filter.ids if asked.filter else None
     try:
-        found = await asyncio.to_thread(searcher.find, [asked.query], vectors, top=asked.top_k, weight=weight, ids=ids)
+        found = await asyncio.to_thread(
+            searcher.find, [asked.query], vectors, top=asked.top_k, hybrid=asked.hybrid, weight=asked.weight, ids=ids
+        )
     except TokayError as error:
         raise Refusal(400, str(error), param="filter" if ids else None) from error
     usage = Usage(prompt_tokens=sum(encoded.tokens), total_tokens=sum(encoded.tokens))
