@@ -640,6 +640,13 @@ def serve(
         "torch"
     ),
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: as many as there are cores.")] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge/--no-merge",
+            help="Adapters: add them to the base's weights, or keep them beside: slower, and the base is held once.",
+        ),
+    ] = True,
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="TOKAY_API_KEY", help="A key that clients must send; several are each good. Repeatable."),
@@ -673,8 +680,9 @@ def serve(
         max_waiting_tokens=max_waiting_tokens,
     )
     with listen(host, port, options) as listener:
-        indexes = load_indexes(index_folders or ())
-        models = load_models(runs or (), backend=backend, threads=threads)
+        kept: dict[str, Any] = {}
+        indexes = load_indexes(index_folders or (), kept=kept)
+        models = load_models(runs or (), backend=backend, threads=threads, merge=merge, kept=kept)
         models = models or {name: searcher.embedder for name, searcher in indexes.items()}
         server = Server(models, options, listener, indexes=indexes)
         served = f"serving {', '.join(models)}" + (f"; index {', '.join(indexes)}" if indexes else "")
