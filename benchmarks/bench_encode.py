@@ -8,6 +8,7 @@ the fastest matrix product that the useful tokens need.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import statistics
@@ -37,6 +38,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", default="8,16,32,64,128", help="of sentence-transformers")
+    parser.add_argument(
+        "--gguf",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="the same model for llama.cpp (docs/encode.md says how it is written), which llama-cpp-python then runs",
+    )
     options = parser.parse_args()
     if not (options.model / "onnx" / "model_qint8.onnx").is_file():
         print(f"bench_encode: skipped, {options.model} has no exports (tokay export RUN --to …)", file=sys.stderr)
@@ -62,6 +70,11 @@ def compare(corpus: str, texts: Sequence[str], options: Any, peak: float) -> Non
     systems |= {kind: lambda model=model: model.encode(texts) for kind, model in ours.items()}
     if (rival := fastembed(options.model, ours["torch"].width)) is not None:
         systems |= {f"fastembed, {n}": lambda n=n: rival(texts, n) for n in (16, 64)}
+    cut = [ours["torch"].tokens.parts(text, options.tokens - 2)[0] for text in ours["torch"].write(texts)]
+    for file in options.gguf:
+        for batch in (512, 2048):
+            if (run := llama_cpp(file, max(batch, options.tokens))) is not None:
+                systems[f"llama.cpp, {file.stem}, {batch} tokens"] = lambda run=run: run(cut)
     rates, last = measure(systems, len(texts), options.rounds)
     best = max(
         (name for name in systems if name.startswith("sentence")), key=lambda name: statistics.median(rates[name])
@@ -134,6 +147,29 @@ def fastembed(folder: Path, width: int) -> Callable[[Sequence[str], int], Any] |
     )
     model = TextEmbedding("tokay/exported", specific_model_path=str(folder))
     return lambda texts, size: np.stack(list(model.embed(list(texts), batch_size=size)))
+
+
+@functools.cache
+def llama_cpp(file: Path, batch: int) -> Callable[[Sequence[str]], Any] | None:
+    """Another rival, on so many tokens at a time; None: not installed.
+
+    It cannot cut a text in front of the closing token, so it gets texts that are cut at a word: a token or two less.
+    """
+    try:
+        from llama_cpp import LLAMA_POOLING_TYPE_MEAN, Llama
+    except ImportError:
+        print("bench_encode: llama.cpp is left out, as llama-cpp-python is not installed", file=sys.stderr)
+        return None
+    threads = torch.get_num_threads()
+    sizes = {"n_ctx": batch, "n_batch": batch, "n_ubatch": batch, "n_threads": threads, "n_threads_batch": threads}
+    model = Llama(str(file), embedding=True, pooling_type=LLAMA_POOLING_TYPE_MEAN, verbose=False, **sizes)
+    atexit.register(model.close)  # or it is freed when its library is gone, with a traceback
+
+    def encode(texts: Sequence[str]) -> Any:
+        vectors = np.array(model.embed(list(texts)), np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return encode
 
 
 def flops(model: Any, length: int) -> float:

@@ -13,6 +13,7 @@ import pytest
 
 from command import call
 from tiny import WORDS, tiny_base
+from tokay.cli import _text_below
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.search.hybrid import Hybrid
 from tokay.search.index import Index
@@ -184,3 +185,26 @@ def test_what_cannot_be_searched(made: Path, tmp_path: Path, capsys: pytest.Capt
         capsys.readouterr()
         assert call(*words) == 1, words
         assert message in said(capsys), words
+
+
+def test_a_query_that_looks_like_an_option(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("search", made, "-x") == 2
+    assert (
+        'No such option: -x; a query that begins with a dash goes behind two of them: tokay search RUN_OR_INDEX -- "-x"'
+    ) in said(capsys)
+    assert call("search", made, "--", "-x") == 0
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "shown"),
+    [
+        ("Map", "map\n====\n\nKeys to  values.", "Keys to values."),
+        ("os.path.join()", "os.path.join(): joins paths", "joins paths"),
+        ("Two words", "# Two\n words\n\n- an item", "an item"),
+        ("Map", "Mapping of keys", "Mapping of keys"),
+        ("Map", "map", "map"),
+        ("", "# A text", "# A text"),
+    ],
+)
+def test_a_title_is_not_shown_twice(title: str, text: str, shown: str) -> None:
+    assert _text_below(title, text) == shown

@@ -12,6 +12,7 @@ import pytest
 from tokay import cli
 from tokay.errors import TokayError
 from tokay.pairs import Pair, Tally, pairs_of, write_pairs
+from tokay.progress import Silent
 from tokay.records import Passage, sha256_text
 from tokay.train.mixture import read_mixture
 
@@ -201,6 +202,58 @@ def test_a_table_of_titles_and_texts_is_a_corpus(tmp_path):
     (tmp_path / "c.csv").write_text("title,text\nFirst title,the text below it\n")
     write_pairs([str(tmp_path / "c.csv")], tmp_path / "o.parquet")
     assert [(p.query, p.kind) for p in written(tmp_path / "o.parquet")] == [("First title", "title")]
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_table_that_is_read_as_a_corpus_is_told(tmp_path):
+    (tmp_path / "c.csv").write_text("title,passage,query\nFirst title,the text below it,how so\n")
+    (tmp_path / "p.csv").write_text("query,positive\nwhere is it,it is over there\n")
+    heard = Heard()
+    write_pairs([str(tmp_path / "c.csv"), str(tmp_path / "p.csv")], tmp_path / "o.parquet", progress=heard)
+    assert [line for line in heard.lines if ".csv" in line] == [
+        "c.csv has the columns title, passage, query and is read as a corpus of documents; pairs have a column query, "
+        "question or anchor and one of positive, answer, body or text"
+    ]
+
+
+def test_bytes_that_are_no_text_are_not_called_empty(tmp_path):
+    (tmp_path / "b.csv").write_bytes(bytes([0x9C, 0xFF, 0x0A]) + bytes(range(128, 256)))
+    message = (
+        r"^b.csv line 1: not UTF-8: byte 0x9c at offset 0; save the file as UTF-8; expected a line of column names, "
+        "then rows$"
+    )
+    with pytest.raises(TokayError, match=message):
+        write_pairs([str(tmp_path / "b.csv")], tmp_path / "o.parquet")
+    (tmp_path / "e.csv").write_bytes(b"\n\n")
+    with pytest.raises(TokayError, match=r"^e.csv is empty; expected a line of column names, then rows$"):
+        write_pairs([str(tmp_path / "e.csv")], tmp_path / "o.parquet")
+    (tmp_path / "r.csv").write_bytes(b"query,po\rsitive\na,b\n")
+    with pytest.raises(TokayError, match=r"^r.csv has a first line that is not CSV \(new-line .*; expected a line of"):
+        write_pairs([str(tmp_path / "r.csv")], tmp_path / "o.parquet")
+
+
+def test_out_is_looked_at_before_anything_is_read(tmp_path, monkeypatch):
+    (tmp_path / "p.csv").write_text("query,positive\nwhere is it,it is over there\n")
+    source, out = str(tmp_path / "p.csv"), tmp_path / "o.parquet"
+
+    def read(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokay.pairs._drafts_of", read)
+        with pytest.raises(TokayError, match=r"^--out /proc/o.parquet cannot be written: "):
+            write_pairs([source], Path("/proc/o.parquet"))
+        out.write_text("something")
+        with pytest.raises(TokayError, match=r"^--out .*o.parquet is there already; name another file, or delete it$"):
+            write_pairs([source], out)
+    assert out.read_text() == "something"
 
 
 def test_the_mixture_reads_what_is_written(tmp_path):

@@ -149,7 +149,10 @@ def test_planning_leaves_the_base_alone() -> None:
         (("{m}", "--plan", "--set", "train.epoch=2"), "unknown setting 'train.epoch'"),
         (("{m}", "--plan", "--base", "{t}"), "without config.json"),
         (("{m}", "--plan", "--dev", "{t}/none"), "expected a BEIR folder"),
-        (("{m}", "--plan", "--dev", "{t}/beir", "--dev-split", "tset"), "tset"),
+        (
+            ("{m}", "--plan", "--dev", "{t}/beir", "--dev-split", "tset"),
+            "--dev-split is 'tset', and {t}/beir has labels of the splits dev; ",
+        ),
         (("{t}/none", "--out", "{t}"), "neither a run folder"),  # the source before the folder that is taken
         (("{t}/none.toml", "--out", "{t}"), "cannot be read: No such file"),
         (("{t}/empty.toml", "--out", "{t}"), "names no source"),
@@ -173,7 +176,7 @@ def test_what_is_wrong_is_said_in_one_line(
     assert call("train", filled[0], "--base", tiny_base(), *FAST, *filled[1:]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
-    assert message in said
+    assert message.replace("{t}", str(tmp_path)) in said
     assert not (tmp_path / "x" / "modules.json").exists()
 
 

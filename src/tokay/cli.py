@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from typer.core import TyperCommand
 
 import tokay
 from tokay.errors import TokayError, did_you_mean
@@ -524,7 +525,22 @@ def _one_of(word: str | None, option: str, known: Sequence[T]) -> T | None:
     raise TokayError(f"{option} is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, known)}")
 
 
-@app.command()
+class _Search(TyperCommand):
+    """A command whose refusal of an option says how to search for what looks like one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of every command."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer brings its own click, and no public name for this class of it
+            if type(error).__name__ == "NoSuchOption":
+                mend = 'a query that begins with a dash goes behind two of them: tokay search RUN_OR_INDEX -- "-x"'
+                said: Any = error
+                said.message, said.possibilities = f"{said.format_message()}; {mend}", None
+            raise
+
+
+@app.command(cls=_Search)
 def search(
     where: Annotated[
         Path, typer.Argument(help="An index, as 'tokay index … --out' makes it, or a run, of 'tokay distill … --out'.")
@@ -563,6 +579,16 @@ def search(
     _search_run(where, query, top=top, hybrid=hybrid, as_json=as_json)
 
 
+def _text_below(title: str, text: str) -> str:
+    """A passage's text on one line, without the title where it begins with that: it stands above."""
+    text, title = " ".join(text.split()), " ".join(title.split())
+    body = text.lstrip("#*= ")
+    rest = body[len(title) :]
+    if not title or body[: len(title)].casefold() != title.casefold() or rest[:1].isalnum():
+        return text
+    return rest.lstrip("#*=:.\u2013\u2014- ") or text
+
+
 def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"object": "list", "data": [match.entry() for match in found]}, indent=1))
@@ -570,7 +596,7 @@ def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
     for match in found:
         p = match.passage
         out.print(f"{match.rank:2d}. [bold]{escape(p.title or p.passage_id)}[/bold] {match.score:.3f}", soft_wrap=True)
-        out.print(f"    {escape(' '.join(p.text.split())[:240])}", soft_wrap=True)
+        out.print(f"    {escape(_text_below(p.title, p.text)[:240])}", soft_wrap=True)
         out.print(f"    [dim]{escape(p.passage_id)}  {escape(p.source)}[/dim]", soft_wrap=True)
     if not found:
         out.print("nothing found")
@@ -593,7 +619,7 @@ def _search_run(run: Path, query: str, *, top: int, hybrid: bool, as_json: bool)
     def cell(found: Found) -> str:
         p = found.passage
         elsewhere = f"#{found.other_rank}" if found.other_rank else "not in the first 100"
-        text = " ".join(p.text.split())[:160]
+        text = _text_below(p.title, p.text)[:160]
         return (
             f"[bold]{escape(p.title or p.passage_id)}[/bold] {found.score:.3f} [dim](other: "
             f"{elsewhere})[/dim]\n{escape(text)}\n[dim]{escape(p.source)}[/dim]"
@@ -640,6 +666,13 @@ def serve(
         "torch"
     ),
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; default: as many as there are cores.")] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge/--no-merge",
+            help="Adapters: add them to the base's weights, or keep them beside: slower, and the base is held once.",
+        ),
+    ] = True,
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="TOKAY_API_KEY", help="A key that clients must send; several are each good. Repeatable."),
@@ -673,8 +706,9 @@ def serve(
         max_waiting_tokens=max_waiting_tokens,
     )
     with listen(host, port, options) as listener:
-        indexes = load_indexes(index_folders or ())
-        models = load_models(runs or (), backend=backend, threads=threads)
+        kept: dict[str, Any] = {}
+        indexes = load_indexes(index_folders or (), kept=kept)
+        models = load_models(runs or (), backend=backend, threads=threads, merge=merge, kept=kept)
         models = models or {name: searcher.embedder for name, searcher in indexes.items()}
         server = Server(models, options, listener, indexes=indexes)
         served = f"serving {', '.join(models)}" + (f"; index {', '.join(indexes)}" if indexes else "")

@@ -13,7 +13,9 @@ Schema = Mapping[str, Any]
 """JSON schema of a model or of one of its fields."""
 
 
-def faults_of(error: ValidationError, model: type[BaseModel], data: Any, *, what: str) -> list[str]:
+def faults_of(
+    error: ValidationError, model: type[BaseModel], data: Any, *, what: str, table: str = "a table"
+) -> list[str]:
     """One sentence for each faulty field.
 
     Args:
@@ -21,12 +23,13 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: Any, *, what
         model: whose fields are expected.
         data: what came.
         what: a field is called, such as ``setting``.
+        table: several values by name are called: TOML's word, which JSON has another for.
     """
     whole = model.model_json_schema()
-    return list(dict.fromkeys(_sentence(item, whole, data, what) for item in error.errors()))
+    return list(dict.fromkeys(_sentence(item, whole, data, what, table) for item in error.errors()))
 
 
-def _sentence(item: Mapping[str, Any], whole: Schema, value: Any, what: str) -> str:
+def _sentence(item: Mapping[str, Any], whole: Schema, value: Any, what: str, table: str) -> str:
     schema, names = whole, list[str]()
     for part in map(str, item["loc"]):
         inner = _fields(schema, whole).get(part) or schema.get("additionalProperties")
@@ -39,7 +42,7 @@ def _sentence(item: Mapping[str, Any], whole: Schema, value: Any, what: str) -> 
     name = f"{what} {'.'.join(names)!r}"
     if item["type"] == "missing":
         return f"{name} is missing"
-    expected = "a finite number" if item["type"] == "finite_number" else in_words(schema)
+    expected = "a finite number" if item["type"] == "finite_number" else in_words(schema, table)
     hint = did_you_mean(value, schema.get("enum", ())) if isinstance(value, str) else ""
     return f"{name} is {value!r}; expected {expected}{hint}"
 
@@ -66,10 +69,10 @@ def _resolved(schema: Schema, whole: Schema) -> Schema:
     return found
 
 
-def in_words(schema: Schema) -> str:
-    """What a field takes."""
+def in_words(schema: Schema, table: str = "a table") -> str:
+    """What a field takes; ``table`` as of ``faults_of``."""
     if "anyOf" in schema:
-        return " or ".join(in_words(one) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(in_words(one, table) for one in schema["anyOf"] if one.get("type") != "null")
     if "const" in schema or "enum" in schema:
         *others, last = map(repr, schema.get("enum") or [schema["const"]])
         return f"{', '.join(others)} or {last}" if others else last
@@ -79,11 +82,11 @@ def in_words(schema: Schema) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            return f"a list, each item {in_words(schema['items'])}" + _at_least(schema.get("minItems"), "item")
+            return f"a list, each item {in_words(schema['items'], table)}" + _at_least(schema.get("minItems"), "item")
         case "object" if isinstance(inner := schema.get("additionalProperties"), Mapping) and "$ref" not in inner:
-            return f"a table, each value {in_words(inner)}" + _at_least(schema.get("minProperties"), "value")
+            return f"{table}, each value {in_words(inner, table)}" + _at_least(schema.get("minProperties"), "value")
         case "object" | None:
-            return "a table"
+            return table
     if "format" in schema:
         return f"a {schema['format']}"
     return f"text like {schema['pattern']}" if "pattern" in schema else "text"

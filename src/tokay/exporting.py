@@ -10,7 +10,7 @@ from typing import Any
 from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels
+from tokay.evaluate.qrels import Words, read_labels
 from tokay.models.locate import EXPORT, is_run
 from tokay.models.space import ABOUT
 from tokay.progress import Progress
@@ -139,7 +139,8 @@ def _material(passages: Sequence[Any], queries: str, qrels: str, split: str) -> 
     from tokay.export.parity import Material
     from tokay.export.write import sample
 
-    labels = read_labels(queries, qrels, known_ids={p.passage_id for p in passages}, split=split) if queries else None
+    ids, words = {p.passage_id for p in passages}, Words("--on", "--on", "--split")
+    labels = read_labels(queries, qrels, known_ids=ids, split=split, words=words) if queries else None
     answers = {i for gains in labels.qrels.values() for i in gains} if labels else set()
     others = sample([p for p in passages if p.passage_id not in answers], PASSAGES, key=lambda p: p.passage_id)
     kept = [*(p for p in passages if p.passage_id in answers), *others][: max(PASSAGES, len(answers))]

@@ -115,9 +115,12 @@ def write_pairs(
     _check_out(sources, out)
     tally = Tally()
     with contextlib.ExitStack() as stack:
-        drafts = [_drafts_of(source, stack, progress) for source in sources]
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".tokay-"))
+        except OSError as error:
+            raise TokayError(f"--out {out} cannot be written: {error.strerror}") from error
+        drafts = [_drafts_of(source, stack, progress) for source in sources]
+        try:
             pairs = track(_pairs(drafts, tally, repeats), progress, "writing pairs")
             count = StageOutput(Path(folder)).write("pairs", Pair, pairs)
             if count:
@@ -137,6 +140,8 @@ def _check_out(sources: Sequence[str], out: Path) -> None:
         raise TokayError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.is_dir() or any(Path(source).expanduser().resolve() == out.resolve() for source in sources):
         raise TokayError(f"--out {out} is a folder or one of the files that are read; name another file")
+    if out.exists():
+        raise TokayError(f"--out {out} is there already; name another file, or delete it")
 
 
 # -- from drafts to pairs -------------------------------------------------------------------------------------------
@@ -322,7 +327,7 @@ def _asks(line: str) -> bool:
 
 def _drafts_of(source: str, stack: contextlib.ExitStack, progress: Progress) -> Drafts:
     """How to read a source again and again; a corpus is read once, into a table that lasts as long as ``stack``."""
-    table = _pair_table(source)
+    table = _pair_table(source, progress)
     if table is not None:
         return functools.partial(_table_drafts, table)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokay-")))
@@ -342,14 +347,29 @@ def _about_tokens(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass")) // 4 + 1
 
 
-def _pair_table(source: str) -> Table | None:
-    """The table, if it has queries; one of titles and texts is a corpus."""
+_QUERIES = tuple(name for name in QUERY.known[0] if name != "title")
+"""Columns that make a table one of pairs: a title stands over documents too."""
+
+
+def _pair_table(source: str, progress: Progress) -> Table | None:
+    """The table, if it has queries; one of titles and texts is a corpus, which is said."""
     path = Path(source).expanduser()
     if not source.startswith("hf:") and not (path.is_file() and is_table(path)):
         return None
     table = open_table(source)
     columns = {column.strip().casefold() for column in table.columns}
-    return table if columns & {*QUERY.known[0]} - {"title"} and columns & {*POSITIVE.known[0]} else None
+    if columns & {*_QUERIES} and columns & {*POSITIVE.known[0]}:
+        return table
+    progress.say(
+        f"{table.name} has the columns {', '.join(table.columns)} and is read as a corpus of documents; pairs have a "
+        f"column {_or(_QUERIES)} and one of {_or(POSITIVE.known[0])}"
+    )
+    return None
+
+
+def _or(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
 
 
 def _table_drafts(table: Table, dropped: Counter[str]) -> Iterator[_Draft]:

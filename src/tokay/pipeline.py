@@ -27,7 +27,7 @@ from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
-from tokay.evaluate.qrels import Labels, check_labels, read_labels, write_beir
+from tokay.evaluate.qrels import Labels, Words, check_labels, read_labels, write_beir
 from tokay.evaluate.verdict import (
     Side,
     hits_of,
@@ -265,7 +265,7 @@ def run_relabelling(
     """
     source, base = open_corpus(settings.documents), find_model(settings.base)
     _need_torch()
-    check_labels(settings.queries, settings.qrels, split=settings.relabel.split)
+    check_labels(settings.queries, settings.qrels, split=settings.relabel.split, words=Words(split="--split"))
     if settings.llm.startswith("recorded"):
         raise TokayError(f"relabelling needs an LLM that judges now; --llm {settings.llm} is a recording")
     with Run(out, writable=True) as run:
@@ -1062,7 +1062,7 @@ def run_source(rows: Sequence[Example], passages: Iterable[Passage], settings: T
     if settings.distil != "none":
         needed |= {p for e in rows for p in e.candidate_ids}
     texts = {p.passage_id: (p.title, p.text) for p in passages if p.passage_id in needed}
-    return Source("fret", rows, texts)
+    return Source("the run's queries (FRet rows)", rows, texts)
 
 
 def dev_set_of(run: Run, queries: Iterable[Query], *, relevant_grade: int) -> Any:

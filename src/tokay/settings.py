@@ -184,9 +184,11 @@ class TrainSettings(_Section):
     )
 
     # how long
-    epochs: Annotated[int, Field(ge=0, le=1000)] = Field(3, description="2 and 4 were no better (docs/log.md)")
+    epochs: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="2 and 4 were no better (docs/log.md)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="rows; 64 and 256 were no better (docs/log.md)")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="2e-4 was worse (docs/log.md)")
+    learning_rate: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        1e-4, description="2e-4 was worse (docs/log.md); AdamW moves each weight by it a step, so 0.1 destroys any base"
+    )
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     patience: Annotated[int, Field(ge=0)] = Field(

@@ -176,10 +176,18 @@ def _txt_rows(path: Path, columns: Sequence[str], report: Report) -> Iterator[Ro
 
 
 def _csv_columns(path: Path) -> tuple[str, ...]:
-    header = next((line for _, line in _lines(path, lambda *_: None)), None)
+    expected = "expected a line of column names, then rows"
+
+    def fail(number: int, reason: str) -> None:
+        raise TokayError(f"{path.name} line {number}: {reason}; {expected}")
+
+    header = next((line for _, line in _lines(path, fail)), None)
     if header is None:
-        raise TokayError(f"{path.name} is empty; expected a line of column names, then rows")
-    return tuple(name.strip() for name in next(csv.reader([header], delimiter=_delimiter(path, header))))
+        raise TokayError(f"{path.name} is empty; {expected}")
+    try:
+        return tuple(name.strip() for name in next(csv.reader([header], delimiter=_delimiter(path, header))))
+    except csv.Error as error:
+        raise TokayError(f"{path.name} has a first line that is not CSV ({error}); {expected}") from error
 
 
 def _csv_rows(path: Path, columns: Sequence[str], report: Report) -> Iterator[Row]:

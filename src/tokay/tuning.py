@@ -12,7 +12,7 @@ from typing import Any
 from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels
+from tokay.evaluate.qrels import Words, read_labels
 from tokay.models.locate import find_model, is_run
 from tokay.pipeline import dev_set_of, run_source
 from tokay.progress import Progress, Silent
@@ -142,7 +142,8 @@ def read_dev(folder: str, split: str) -> Any:
         )
     documents = [whole(document) for document in open_corpus(folder).documents(lambda skipped: None)]
     passages = {p.passage_id: (p.title, p.text) for p in documents}
-    labels = read_labels(folder, folder, known_ids=set(passages), split=split)
+    words = Words("--dev", "--dev", "--dev-split")
+    labels = read_labels(folder, folder, known_ids=set(passages), split=split, words=words)
     return DevSet(labels.queries, passages, labels.qrels)
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels, write_beir
+from tokay.evaluate.qrels import Words, read_labels, write_beir
 from tokay.records import Passage
 
 KNOWN = {"p1", "p2"}
@@ -104,8 +104,16 @@ def test_folders_are_looked_into(tmp_path: Path) -> None:
     for folder in (tmp_path / "b", tmp_path / "b/qrels"):
         known = {p.passage_id for p in passages}
         assert read_labels(str(tmp_path / "b"), str(folder), known_ids=known, split="dev").qrels == qrels
-    with pytest.raises(TokayError, match=r"--qrels .* the folder has none of qrels/test.tsv, test.tsv"):
+    with pytest.raises(TokayError, match=r"b has labels of the splits dev; expected 'test' among them$"):
         read_labels(str(tmp_path / "b"), str(tmp_path / "b"), known_ids=KNOWN)
+    words = Words("--on", "--on", "--split")
+    with pytest.raises(
+        TokayError, match=r"^--split is 'dve', and .*b has labels of the splits dev; name one of these; "
+    ):
+        read_labels(str(tmp_path / "b"), str(tmp_path / "b"), known_ids=KNOWN, split="dve", words=words)
+    (tmp_path / "b/qrels/dev.tsv").unlink()
+    with pytest.raises(TokayError, match=r"^--on .*b: the folder has none of qrels/test.tsv, test.tsv"):
+        read_labels(str(tmp_path / "b"), str(tmp_path / "b"), known_ids=KNOWN, words=words)
 
 
 @pytest.mark.parametrize("grade", [1.5, None, "high"])
@@ -119,7 +127,7 @@ def test_a_grade_in_parquet_that_is_no_whole_number(queries: str, tmp_path: Path
 def test_a_parquet_file_of_other_splits(queries: str, tmp_path: Path) -> None:
     rows = {"split": ["train", "dev"], "query_id": ["q0", "q1"], "corpus_id": ["p1", "p2"], "score": [1, 1]}
     pq.write_table(pa.table(rows), tmp_path / "r.parquet")
-    with pytest.raises(TokayError, match=r"has the splits dev, train; expected 'test'"):
+    with pytest.raises(TokayError, match=r"r.parquet has labels of the splits dev, train; expected 'test' among them"):
         read_labels(queries, str(tmp_path / "r.parquet"), known_ids=KNOWN)
 
 

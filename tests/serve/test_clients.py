@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,58 @@ def test_the_models_are_listed_with_their_aliases(client: Any) -> None:
 
 def test_two_models_in_one_process(client: Any, other: Embedder) -> None:
     same(rows(client.embeddings.create(model="other", input=TEXTS)), other.encode(TEXTS))
+
+
+# -- openai-node ------------------------------------------------------------------------------------------------------
+
+NODE = """
+const { OpenAI } = require("openai");
+const asked = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const bodies = [];
+const watched = (url, init) => { bodies.push(JSON.parse(init.body)); return fetch(url, init); };
+const client = new OpenAI({ baseURL: process.argv[1] + "/v1", apiKey: "none", maxRetries: 0, fetch: watched });
+(async () => {
+  const answers = [];
+  for (const body of asked) {
+    try {
+      const answer = await client.embeddings.create(body);
+      answers.push({ vectors: answer.data.map((row) => row.embedding), usage: answer.usage });
+    } catch (error) {
+      answers.push({ status: error.status, param: error.param, code: error.code, message: error.message });
+    }
+  }
+  console.log(JSON.stringify({ answers, bodies }));
+})();
+"""
+
+
+@pytest.mark.reference
+def test_openai_node(url: str, embedder: Embedder) -> None:
+    """Runs where node finds the package: ``npm install openai`` in a folder, its node_modules in NODE_PATH."""
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", "require.resolve('openai')"], capture_output=True).returncode:
+        pytest.skip("node does not find the package openai (NODE_PATH)")
+    asked: list[dict[str, Any]] = [
+        {"model": "tiny", "input": "river stone"},
+        {"model": "tiny", "input": TEXTS},
+        {"model": "tiny", "input": TEXTS, "dimensions": 8},
+        {"model": "tiny", "input": TEXTS, "encoding_format": "float"},
+        {"model": "tiny:query", "input": TEXTS},
+        {"model": "tiny", "input": TEXTS, "input_type": "search_query"},
+        {"model": "tiny", "input": "a", "dimensions": 9},
+    ]
+    ran = subprocess.run([node, "-e", NODE, url], input=json.dumps(asked), capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
+    forms = [body.get("encoding_format") for body in found["bodies"]]
+    assert forms == ["base64", "base64", "base64", "float", "base64", "base64", "base64"]
+    *answers, refused = found["answers"]
+    plain, query = embedder.encode(TEXTS), embedder.encode(TEXTS, kind="query")
+    expected = [embedder.encode(["river stone"]), plain, embedder.encode(TEXTS, dim=8), plain, query, query]
+    for answer, vectors in zip(answers, expected, strict=True):
+        same(answer["vectors"], vectors)
+    assert answers[0]["usage"]["prompt_tokens"] == len(embedder.tokenize(embedder.write(["river stone"]))[0])
+    assert (refused["status"], refused["param"]) == (400, "dimensions")
+    assert "dimensions is 9; tiny was trained for 8 or 16 or 32" in refused["message"]
 
 
 # -- whose side a text is on ------------------------------------------------------------------------------------------

@@ -44,6 +44,65 @@ def test_two_adapters_over_one_base_in_one_process(tmp_path: Path) -> None:
     assert min(np.abs(found["red"] - found["base"]).max(), np.abs(found["red"] - found["blue"]).max()) > 1e-3
 
 
+def tensors(model: Embedder) -> dict[str, Any]:
+    """Weights by the names that they have in the base."""
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    assert isinstance(model, TorchEmbedder)
+    return {name.replace(".base_layer", ""): value for name, value in model.backbone.named_parameters()}
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_adapters_over_one_base_hold_equal_weights_once(tmp_path: Path, merge: bool) -> None:
+    texts = ["river stone", "sort a list", "how do you join two strings"]
+    places = [adapter(tmp_path / "red", 1), adapter(tmp_path / "blue", 2)]
+    models = load_models([str(tiny_base()), *map(str, places)], merge=merge)
+    for place in places:
+        alone = Embedder.load(place, merge=merge)
+        np.testing.assert_array_equal(models[place.name].encode(texts), alone.encode(texts))
+        np.testing.assert_allclose(alone.encode(texts), Embedder.load(place).encode(texts), atol=1e-6)
+    base, red, blue = map(tensors, models.values())
+    for name, value in base.items():
+        changed = merge and name.endswith(("query.weight", "value.weight"))
+        others = {red[name].data_ptr(), blue[name].data_ptr()}
+        assert len(others | {value.data_ptr()}) == (3 if changed else 1), name
+    own = [name for name in red if "lora_" in name]
+    assert len(own) == (0 if merge else 8)
+    assert all(red[name].data_ptr() != blue[name].data_ptr() for name in own)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_requests_to_several_adapters_at_a_time_are_not_mixed_up(tmp_path: Path, merge: bool) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import httpx2
+
+    places = [str(adapter(tmp_path / name, seed)) for seed, name in enumerate(("red", "blue", "green"))]
+    texts = [f"{a} {b}" for a in ("river", "stone", "cloud", "flame", "iron") for b in ("list", "map", "file", "key")]
+    wanted = {Path(place).name: Embedder.load(place, merge=merge).encode(texts) for place in places}
+    models = load_models(places, merge=merge)
+
+    with serving(models) as url, httpx2.Client(base_url=url) as client:
+
+        def ask(number: int) -> float:
+            name, at = list(wanted)[number % 3], number % len(texts)
+            answer = client.post("/v1/embeddings", json={"model": name, "input": texts[at]}).json()
+            return float(np.abs(np.array(answer["data"][0]["embedding"]) - wanted[name][at]).max())
+
+        with ThreadPoolExecutor(16) as threads:
+            assert max(threads.map(ask, range(600))) < 2e-6
+
+
+def test_adapters_are_kept_beside_in_torch_alone() -> None:
+    with pytest.raises(TokayError, match=r"^--no-merge is for adapters in torch, and --backend is onnx; leave one of"):
+        load_models([str(tiny_base())], backend="onnx", merge=False)
+
+
+def test_a_model_under_two_names_is_held_once() -> None:
+    one, two = load_models([f"a={tiny_base()}", f"b={tiny_base()}"]).values()
+    assert {n: t.data_ptr() for n, t in tensors(one).items()} == {n: t.data_ptr() for n, t in tensors(two).items()}
+
+
 def test_a_run_is_served_by_its_model(tmp_path: Path) -> None:
     run = tmp_path / "mine"
     run.mkdir()

@@ -235,6 +235,7 @@ GOOGLES: list[tuple[str, Any, int, str, str]] = [
     ("nosuch:embedContent", {"content": {"parts": [{"text": "a"}]}}, 404, "NOT_FOUND", "there is no model 'nosuch'; served here: fake, second"),
     ("fake:embedContent", {"content": {"parts": [{"text": ""}]}}, 400, "INVALID_ARGUMENT", "content holds an empty text; expected at least one character"),
     ("fake:embedContent", {}, 400, "INVALID_ARGUMENT", "field 'content' is missing"),
+    ("fake:embedContent", {"content": "a"}, 400, "INVALID_ARGUMENT", "field 'content' is 'a'; expected an object"),
     (
         "fake:embedContent",
         {"content": {"parts": [{"text": "a"}]}, "outputDimensionality": 3},

@@ -100,6 +100,7 @@ def test_what_is_added_is_alpha_over_rank_times_the_product() -> None:
     torch.testing.assert_close(merged - base().backbone.encoder.layer[1].output.dense.weight, added, atol=1e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("error:.*checkpointing:FutureWarning")
 def test_lora_trains_with_gradient_checkpointing_as_without() -> None:
     plain, other = trained(lora(epochs=1)), trained(lora(epochs=1, gradient_checkpointing=True))
     np.testing.assert_allclose(other.encode(TEXTS), plain.encode(TEXTS), atol=1e-5)
@@ -199,6 +200,14 @@ def test_a_folder_of_pefts_own_loads_by_the_base_that_it_names(tuned: TorchEmbed
 def test_a_whole_model_has_no_adapter_to_save(tmp_path: Path) -> None:
     Full().save(base(), tmp_path / "adapter", base_name="x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_users_hear_nothing_of_what_peft_and_transformers_tell_each_other(tmp_path: Path) -> None:
+    model = base()
+    Lora(2, 4.0).attach(model)
+    Lora(2, 4.0).save(model, tmp_path, base_name=str(tiny_base()))
+    TorchEmbedder.load(tmp_path, device="cpu")
 
 
 # -- frozen parts ---------------------------------------------------------------------------------------------------

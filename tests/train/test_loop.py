@@ -386,7 +386,7 @@ def test_the_sweep_raises_the_rate_and_puts_the_weights_back() -> None:
 
 
 def test_a_training_takes_the_rate_of_its_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = settings(epochs=2, find_rate=True, learning_rate=1.0)
+    chosen = settings(epochs=2, find_rate=True, learning_rate=0.1)
     first, second = ready(chosen), ready(chosen)
     steps = list(train_embedder(first, [source()], chosen))
     found = max(step.learning_rate for step in steps)

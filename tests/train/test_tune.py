@@ -201,12 +201,6 @@ def test_a_mixture_is_trained_with_texts_that_stay_where_the_base_has_them(tmp_p
     assert (both * before).sum(1).mean() > (one * before).sum(1).mean() + 0.01
 
 
-def test_a_tuning_of_no_steps_is_the_base(tmp_path: Path) -> None:
-    done = tuning(tmp_path, settings(epochs=0))
-    assert done.steps == 0
-    assert all(torch.equal(a, b) for a, b in zip(weights(tmp_path), base().parameters(), strict=True))
-
-
 # -- soups ----------------------------------------------------------------------------------------------------------
 
 

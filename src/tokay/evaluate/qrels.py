@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokay.errors import TokayError
+from tokay.errors import TokayError, did_you_mean
 from tokay.records import Passage
 
 
@@ -25,7 +25,18 @@ class Labels:
     dropped: dict[str, int]
 
 
-def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "test") -> Labels:
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What the user calls the things that labels come from; ``split`` is empty where it cannot be chosen."""
+
+    queries: str = "--queries"
+    qrels: str = "--qrels"
+    split: str = ""
+
+
+def read_labels(
+    queries: str, qrels: str, *, known_ids: set[str], split: str = "test", words: Words | None = None
+) -> Labels:
     """Read queries and their relevance labels.
 
     Args:
@@ -35,11 +46,13 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
             (query_id, corpus_id, score and perhaps split), or a folder with ``qrels/<split>.tsv`` or ``qrels.*``.
         known_ids: the corpus's passage ids.
         split: rows of this split are used where a ``split`` column says so.
+        words: for messages; None: those of ``tokay distill``.
 
     Raises:
         TokayError: a missing or unreadable file, a row that is not as described, or no label that fits the corpus.
     """
-    texts = dict(_queries(_queries_file(queries)))
+    words = words or Words()
+    texts = dict(_queries(_queries_file(queries, words)))
     unknown = ""
     wanted: dict[str, dict[str, int]] = {}
     dropped = {
@@ -47,7 +60,7 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
         "labels of unknown queries": 0,
         "queries without a relevant passage": 0,
     }
-    for query_id, passage_id, grade in _qrels(_qrels_file(qrels, split), split):
+    for query_id, passage_id, grade in _qrels(_qrels_file(qrels, split, words), split, words):
         if passage_id not in known_ids:
             dropped["labels of unknown passages"] += 1
             unknown = unknown or passage_id
@@ -65,11 +78,12 @@ def read_labels(queries: str, qrels: str, *, known_ids: set[str], split: str = "
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 
 
-def check_labels(queries: str, qrels: str, *, split: str = "test") -> None:
+def check_labels(queries: str, qrels: str, *, split: str = "test", words: Words | None = None) -> None:
     """Raise what ``read_labels`` would raise of the files themselves, before any work is done."""
-    for _ in _queries(_queries_file(queries)):
+    words = words or Words()
+    for _ in _queries(_queries_file(queries, words)):
         pass
-    for _ in _qrels(_qrels_file(qrels, split), split):
+    for _ in _qrels(_qrels_file(qrels, split, words), split, words):
         pass
 
 
@@ -84,20 +98,32 @@ def _hint(unknown: str, known_ids: set[str]) -> str:
     return f"; the labels name {unknown!r}, the corpus has ids such as {min(known_ids)!r}"
 
 
-def _queries_file(name: str) -> Path:
-    return _existing(name, "--queries", [f"queries.{ending}" for ending in ("jsonl", "tsv", "parquet")])
+def _queries_file(name: str, words: Words) -> Path:
+    return _existing(name, words.queries, [f"queries.{ending}" for ending in ("jsonl", "tsv", "parquet")], words)
 
 
-def _qrels_file(name: str, split: str) -> Path:
+def _qrels_file(name: str, split: str, words: Words) -> Path:
     inside = [f"qrels/{split}.tsv", f"{split}.tsv", *(f"qrels.{ending}" for ending in ("tsv", "txt", "parquet"))]
-    return _existing(name, "--qrels", inside)
+    folder = Path(name).expanduser()
+    others = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    if others and not any((folder / file).is_file() for file in inside):
+        raise _no_split(name, split, others, words)
+    return _existing(name, words.qrels, inside, words)
 
 
-def _existing(name: str, option: str, inside: list[str]) -> Path:
+def _no_split(place: str | Path, split: str, there: Iterable[str], words: Words) -> TokayError:
+    there = sorted(there)
+    found = f"{place} has labels of the splits {', '.join(there)}"
+    if not words.split:
+        return TokayError(f"{found}; expected {split!r} among them")
+    return TokayError(f"{words.split} is {split!r}, and {found}; name one of these{did_you_mean(split, there)}")
+
+
+def _existing(name: str, option: str, inside: list[str], words: Words) -> Path:
     """The file of that name, or the first of ``inside`` in the folder of that name."""
     path = Path(name).expanduser()
     if not name:
-        raise TokayError(f"{option} is missing; --queries and --qrels come together")
+        raise TokayError(f"{option} is missing; {words.queries} and {words.qrels} come together")
     if path.is_dir():
         found = next((path / file for file in inside if (path / file).is_file()), None)
         if found is None:
@@ -136,12 +162,12 @@ def _queries(path: Path) -> Iterator[tuple[str, str]]:
         raise TokayError(f"--queries {path}: expected a .jsonl, .tsv or .parquet file")
 
 
-def _qrels(path: Path, split: str) -> Iterator[tuple[str, str, int]]:
+def _qrels(path: Path, split: str, words: Words) -> Iterator[tuple[str, str, int]]:
     if path.suffix == ".parquet":
         rows = _parquet(path, ("query_id", "corpus_id", "score"))
         splits = {str(row["split"]) for row in rows if row.get("split") is not None}
         if splits and split not in splits:
-            raise TokayError(f"{path} has the splits {', '.join(sorted(splits))}; expected {split!r} among them")
+            raise _no_split(path, split, splits, words)
         for number, row in enumerate(rows, 1):
             if row.get("split", split) not in (split, None):
                 continue

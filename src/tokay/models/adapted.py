@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +49,21 @@ def write_about(folder: Path, *, base: str, backbone_print: str, dims: tuple[int
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
-def adapted(backbone: nn.Module, folder: Path) -> Any:
-    """The backbone with the adapter merged into its weights.
+@contextlib.contextmanager
+def peft_alone() -> Iterator[None]:
+    """Keep from users what peft (to 0.21) is told by transformers (from 5.24): it reads a property by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
+    """The backbone with the adapter in it.
+
+    Args:
+        backbone: of the base; it is changed.
+        folder: the adapter's.
+        merge: add its matrices to the base's weights; else those stay as they are, and the matrices stand beside.
 
     Raises:
         TokayError: the adapter belongs to other weights.
@@ -64,4 +80,6 @@ def adapted(backbone: nn.Module, folder: Path) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise MissingExtra("adapters", "train", "peft") from error
-    return PeftModel.from_pretrained(backbone, folder).merge_and_unload()
+    with peft_alone():
+        model = PeftModel.from_pretrained(backbone, folder)
+    return model.merge_and_unload() if merge else model.get_base_model()

@@ -67,7 +67,12 @@ class Embedder(ABC):
 
     @staticmethod
     def load(
-        name_or_path: str | Path, *, backend: Backend = "torch", device: str | None = None, threads: int | None = None
+        name_or_path: str | Path,
+        *,
+        backend: Backend = "torch",
+        device: str | None = None,
+        threads: int | None = None,
+        merge: bool = True,
     ) -> Embedder:
         """Load a sentence-transformers folder, a plain transformers folder (mean pooling), or a Hub name.
 
@@ -76,6 +81,7 @@ class Embedder(ABC):
             backend: ``torch``; or what ``tokay export`` wrote into the folder: ``onnx``, ``onnx-int8``, ``static``.
             device: of torch: ``cpu``, ``cuda``, …; None: a GPU when there is one.
             threads: of the CPU, for one micro-batch; None: as many as there are cores.
+            merge: of torch: add an adapter's matrices to the base's weights, which is faster than to keep them beside.
 
         Raises:
             TokayError: there is no such model, it was not exported to that back-end, or it has a module that Tokay
@@ -89,7 +95,7 @@ class Embedder(ABC):
         if backend == "torch":
             from tokay.models.torch_embedder import TorchEmbedder
 
-            return TorchEmbedder.load(name_or_path, device=device, threads=threads)
+            return TorchEmbedder.load(name_or_path, device=device, threads=threads, merge=merge)
         if backend == "static":
             from tokay.models.static_embedder import StaticEmbedder
 
@@ -106,6 +112,9 @@ class Embedder(ABC):
     @abstractmethod
     def run(self, ids: Ids) -> Vectors:
         """Vectors of one micro-batch, as the model gives them: N lists of token ids -> (N, D)."""
+
+    def keep_once(self, kept: dict[str, Any]) -> None:  # noqa: B027  # a graph and a table have nothing to share
+        """Hold what equals something in ``kept`` only once, and add the rest to it; the model is then only run."""
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the special tokens, cut at ``max_tokens``."""

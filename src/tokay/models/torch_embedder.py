@@ -28,6 +28,7 @@ from tokay.models.embedder import Embedder, Ids, Run, Vectors
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
 from tokay.models.locate import EXPORT, find_model, is_run
 from tokay.models.precision import Calibration
+from tokay.models.sharing import keep_once
 from tokay.models.space import ABOUT, recorded, vector_space
 from tokay.models.tokens import Tokens
 
@@ -49,7 +50,7 @@ class TorchEmbedder(Embedder, nn.Module):
 
     @classmethod
     def load(  # type: ignore[override]  # the base class chooses the back-end, this is one
-        cls, name_or_path: str | Path, *, device: str | None = None, threads: int | None = None
+        cls, name_or_path: str | Path, *, device: str | None = None, threads: int | None = None, merge: bool = True
     ) -> TorchEmbedder:
         """As ``Embedder.load``."""
         from transformers import AutoModel, AutoTokenizer
@@ -60,7 +61,7 @@ class TorchEmbedder(Embedder, nn.Module):
             torch.set_num_threads(threads)
         folder = find_model(name_or_path)
         if is_adapter(folder):
-            return cls._load_adapted(folder, device)
+            return cls._load_adapted(folder, device, merge=merge)
         config, backbone_folder = read_config(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(backbone_folder)
@@ -76,10 +77,10 @@ class TorchEmbedder(Embedder, nn.Module):
             raise TokayError(f"device {device!r} cannot be used: {first_line(error)}; leave it out, or cpu") from error
 
     @classmethod
-    def _load_adapted(cls, folder: Path, device: str | None) -> TorchEmbedder:
-        """The base that an adapter names, with the adapter merged and the adapter's own prompts, cut and widths."""
+    def _load_adapted(cls, folder: Path, device: str | None, *, merge: bool) -> TorchEmbedder:
+        """The base that an adapter names, with the adapter in it and the adapter's own prompts, cut and widths."""
         embedder = cls.load(base_of(folder), device=device)
-        embedder.backbone = adapted(embedder.backbone, folder)
+        embedder.backbone = adapted(embedder.backbone, folder, merge=merge)
         if (folder / "modules.json").is_file():
             sizes, _ = read_config(folder)
             limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
@@ -109,6 +110,10 @@ class TorchEmbedder(Embedder, nn.Module):
     def clone(self) -> TorchEmbedder:
         """An independent copy, weights included."""
         return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
+
+    def keep_once(self, kept: dict[str, Any]) -> None:
+        """As ``Embedder.keep_once``: tensors of the backbone."""
+        keep_once(self.backbone, kept)
 
     @property
     def width(self) -> int:

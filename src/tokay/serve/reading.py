@@ -40,7 +40,7 @@ def read(model: type[S], body: bytes) -> S:
         return model.model_validate(value)
     except ValidationError as error:
         place = error.errors()[0]["loc"]
-        sentence = faults_of(error, model, value, what="field")[0]
+        sentence = faults_of(error, model, value, what="field", table="an object")[0]
         raise Refusal(400, sentence, param=str(place[0]) if place else None) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -34,32 +34,51 @@ def make_options(**values: object) -> Options:
     return options
 
 
-def load_models(words: Sequence[str], *, backend: str = "torch", threads: int | None = None) -> dict[str, Embedder]:
-    """The models of ``NAME=PATH`` and ``PATH``, by the names that clients send.
+def load_models(
+    words: Sequence[str],
+    *,
+    backend: str = "torch",
+    threads: int | None = None,
+    merge: bool = True,
+    kept: dict[str, Any] | None = None,
+) -> dict[str, Embedder]:
+    """The models of ``NAME=PATH`` and ``PATH``, by the names that clients send; weights that are equal are held once.
+
+    Args:
+        words: what the command line says.
+        backend: of all.
+        threads: of the CPU.
+        merge: see ``Embedder.load``.
+        kept: weights that are held already, to which these are added.
 
     Raises:
         TokayError: two have one name, or one cannot be loaded.
     """
+    if not merge and backend != "torch":
+        raise TokayError(f"--no-merge is for adapters in torch, and --backend is {backend}; leave one of them out")
+    kept = {} if kept is None else kept
     places: dict[str, str] = {}
     for word in words:
         name, place = _named(word)
         if name in places:
             raise TokayError(f"{places[name]} and {place} are both named {name!r}; name one of them: NAME={place}")
         places[name] = place
-    models = {
-        name: Embedder.load(place, backend=cast("Backend", backend), threads=threads) for name, place in places.items()
-    }
+    models: dict[str, Embedder] = {}
+    for name, place in places.items():
+        models[name] = Embedder.load(place, backend=cast("Backend", backend), threads=threads, merge=merge)
+        models[name].keep_once(kept)  # before the next is loaded, so that the peak is one model higher at most
     for embedder in models.values():
         embedder.encode(["The first text is the slowest, and no client should wait for it."])
     return models
 
 
-def load_indexes(words: Sequence[str]) -> dict[str, Searcher]:
-    """The indexes of ``NAME=PATH`` and ``PATH``, each with the model that made it.
+def load_indexes(words: Sequence[str], *, kept: dict[str, Any] | None = None) -> dict[str, Searcher]:
+    """The indexes of ``NAME=PATH`` and ``PATH``, each with the model that made it; ``kept`` as of ``load_models``.
 
     Raises:
         TokayError: two have one name, one is no index, or its model is gone or another one.
     """
+    kept = {} if kept is None else kept
     indexes: dict[str, Searcher] = {}
     for word in words:
         name, place = _named(word)
@@ -67,6 +86,7 @@ def load_indexes(words: Sequence[str]) -> dict[str, Searcher]:
             raise TokayError(f"{indexes[name].index.folder} and {place} are both named {name!r}; write NAME={place}")
         index = Index.open(Path(place))
         indexes[name] = Searcher(index, index.load_model())
+        indexes[name].embedder.keep_once(kept)
     return indexes
 
 

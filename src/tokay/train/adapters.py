@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from tokay.errors import MissingExtra, TokayError
-from tokay.models.adapted import write_about
+from tokay.models.adapted import peft_alone, write_about
 from tokay.models.layers import embeddings_of, layers_of, weights_print
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
@@ -102,7 +102,8 @@ class Lora:
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0, task_type="FEATURE_EXTRACTION"
         )
-        model.backbone = get_peft_model(model.backbone, config)
+        with peft_alone():
+            model.backbone = get_peft_model(model.backbone, config)
         model.backbone.base_print = print_before
 
     def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:

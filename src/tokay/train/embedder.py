@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tokay.errors import TokayError
 from tokay.models.attention import float32_attention
@@ -76,12 +77,22 @@ def ready_to_train(tuned: TorchEmbedder, engine: Engine, settings: TrainSettings
     """The embedder on its device, in the state that training needs; afterwards as it was."""
     tuned.to(engine.device)
     if settings.gradient_checkpointing:
-        tuned.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpointing(tuned.backbone, on=True)
     on_cpu = engine.precision == "bf16" and engine.device.type == "cpu"
     with float32_attention(tuned) if on_cpu else contextlib.nullcontext():
         yield
     if settings.gradient_checkpointing:
-        tuned.backbone.gradient_checkpointing_disable()
+        _checkpointing(tuned.backbone, on=False)
+
+
+def _checkpointing(backbone: Any, *, on: bool) -> None:
+    """Gradient checkpointing by the name that transformers gives it: another since 5.24, which warns of the old one."""
+    word = "activation" if hasattr(backbone, "activation_checkpointing_enable") else "gradient"
+    if on:
+        enable = getattr(backbone, f"{word}_checkpointing_enable")
+        enable(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    else:
+        getattr(backbone, f"{word}_checkpointing_disable")()
 
 
 def train_embedder(

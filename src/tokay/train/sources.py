@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
-from tokay.evaluate.qrels import read_labels
+from tokay.evaluate.qrels import Words, read_labels
 from tokay.models.format import SEARCH
 from tokay.records import Example, Passage, Skipped
 from tokay.tables import POSITIVE, QUERY, Faults, Role, Table, find_columns, label_of, open_table, text_of
@@ -175,7 +175,11 @@ def read_retrieval(entry: Entry, seed: int) -> Rows:
     if not ids:
         raise TokayError(f"{entry.path} has no passages; looked for {corpus.expected}")
     labels = read_labels(
-        entry.queries or entry.path, entry.qrels or entry.path, known_ids=ids, split=entry.split or "train"
+        entry.queries or entry.path,
+        entry.qrels or entry.path,
+        known_ids=ids,
+        split=entry.split or "train",
+        words=Words("queries", "qrels", "split"),
     )
     skipped = {reason: count for reason, count in labels.dropped.items() if count}
     if unread:
