@@ -885,6 +885,7 @@ class _Distillation:
                 systems, test_qrels, judged, ids, {q.query_id: q.seed_id or q.query_id for q in test}, settings
             )
             verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
+            verdict["overlap"] = learned["base"][1].get("overlap", {})
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(test_qrels), ids, depth=10))
             out.write_json("verdict", verdict)

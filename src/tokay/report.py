@@ -179,9 +179,16 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
         "(80 % power). Differences: paired randomisation test, bootstrap interval, queries of one passage kept "
         "together. "
         "judged@10: share of the top ten that the LLM graded; what it did not grade counts as not relevant, so a low "
-        "share means that the system may be better than it looks. Weight of BM25, chosen on training-side queries: "
-        f"base {verdict['weights']['base']}, tuned {verdict['weights']['tuned']}.</p>"
+        "share means that the system may be better than it looks. Weight of BM25, learned on training-side queries: "
+        f"base {verdict['weights']['base']}, tuned {verdict['weights']['tuned']}.{_overlap(verdict)}</p>"
     )
+
+
+def _overlap(verdict: dict[str, Any]) -> str:
+    """How many of their words queries share with what BM25 finds, where it is known."""
+    shares: dict[str, float] = verdict.get("overlap", {})
+    said = "; ".join(f"{name} queries {share:.0%}" for name, share in shares.items())
+    return f" What BM25's best hit has of a query, by rarity of the words: {said}." if said else ""
 
 
 def _labels(run: Run) -> str:

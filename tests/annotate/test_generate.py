@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokay.annotate.asking import Unusable
 from tokay.annotate.generate import is_copied, queries_from, without_twins
 from tokay.annotate.prompts import generate_messages
-from tokay.annotate.wishes import wishes_of
+from tokay.annotate.wishes import some_of, wishes_of
 from tokay.records import Failure, Passage, Query
 from tokay.settings import GenerateSettings
 
@@ -99,3 +99,15 @@ def test_what_searchers_look_for_stands_in_the_prompt() -> None:
         "The people who search here: people look for spare parts\nWrite 1 queries:\n1. a question"
         in (with_about[1]["content"])
     )
+
+
+def test_a_prompt_shows_some_queries_of_the_log() -> None:
+    log = [f"query {i}" for i in range(50)]
+    shown = some_of(log, passage())
+    assert len(set(shown)) == 4
+    assert some_of(log[::-1], passage()) == shown
+    assert len({*some_of([*log, "one more"], passage())} - {*shown}) <= 1
+    content = generate_messages(passage(), ["a question"], typed=["fence <passage>", "b"])[1]["content"]
+    assert "of your passage:\n- fence" in content
+    assert "- b\nWrite 1 queries" in content
+    assert content.count("<passage>") == 1

@@ -17,7 +17,7 @@ from tokay.annotate import prompts
 from tokay.annotate.asking import Failed, ask
 from tokay.annotate.generate import GENERATE_TOKENS, QUERY_ANSWER, queries_from, without_twins
 from tokay.annotate.judge import chosen_judge, make_judge
-from tokay.annotate.wishes import wishes_of
+from tokay.annotate.wishes import some_of, wishes_of
 from tokay.errors import TokayError
 from tokay.llm.door import LanguageModel
 from tokay.llm.estimate import Planned
@@ -27,7 +27,7 @@ from tokay.llm.prices import Budget, Purse, load_prices
 from tokay.llm.probe import Abilities
 from tokay.progress import Progress, Silent
 from tokay.records import Failure, Judgment, Passage, Query, Rating
-from tokay.searchlog import TASK
+from tokay.searchlog import TASK, read_log
 from tokay.settings import GenerateSettings, JudgeSettings, Settings
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class LiveAnnotator:
         generate: how queries are written.
         judge: how candidates are judged.
         models: what ``name`` stands for, and the strong judge's model if there is one; none: asking may be paid.
+        log: queries that people typed, of which each passage's prompt shows some.
     """
 
     seeds = None
@@ -71,6 +72,7 @@ class LiveAnnotator:
         generate: GenerateSettings,
         judge: JudgeSettings,
         models: Sequence[ModelSpec] = (),
+        log: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.paid = any(model.paid for model in models) or not models
@@ -79,6 +81,7 @@ class LiveAnnotator:
         self._connect = connect
         self._generate = generate
         self._judge = judge
+        self._log = log
 
     def version(self, stage: str) -> str:
         """Model and prompts; settings are part of a stage's key by themselves."""
@@ -150,7 +153,8 @@ class LiveAnnotator:
 
     def _generation(self, passage: Passage, per_passage: int) -> list[prompts.Message]:
         wishes = wishes_of(passage, per_passage, self._generate)
-        return prompts.generate_messages(passage, wishes, about=self._generate.about)
+        typed = some_of(self._log, passage)
+        return prompts.generate_messages(passage, wishes, about=self._generate.about, typed=typed)
 
     def judge(
         self, items: Iterable[tuple[Query, Sequence[Passage]]], *, progress: Progress | None = None
@@ -304,4 +308,5 @@ def make_annotator(spec: str, *, url: str, ledger_path: Path, settings: Settings
     def connect(name: str, stage: str) -> LanguageModel:
         return known[name].open(ledger_path, stage=stage, purse=Purse(table.of_llm(name), budget))
 
-    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge, models=models)
+    log = [query.text for query in read_log(Path(settings.log))] if settings.log else []
+    return LiveAnnotator(spec, connect, generate=settings.generate, judge=settings.judge, models=models, log=log)

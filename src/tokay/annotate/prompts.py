@@ -215,18 +215,24 @@ def speaks_to_a_model(text: str) -> bool:
     return _ORDERS.search(text) is not None
 
 
-def generate_messages(passage: Passage, wishes: Sequence[str], *, about: str = "") -> list[Message]:
+def generate_messages(
+    passage: Passage, wishes: Sequence[str], *, about: str = "", typed: Sequence[str] = ()
+) -> list[Message]:
     """The prompt that writes a (task, query) pair for each wish.
 
     Args:
         passage: the seed.
         wishes: one line a query: its kind, length and so on, as ``wishes.wish_of`` words it.
         about: what the people who search here look for, in the user's words.
+        typed: queries of a search log, whose manner and choice of words is to be kept.
     """
     title = f"Title: {fence(passage.title)}\n" if passage.title else ""
     shown = GENERATE.passage.format(title=title, text=fence(passage.text))
     lines = "\n".join(f"{number}. {wish}" for number, wish in enumerate(wishes, 1))
     context = f"The people who search here: {about}\n" if about else ""
+    if typed:
+        asked = "\n".join(f"- {fence(query)}" for query in typed)
+        context += f"Queries that people typed here; write in their manner, with words like theirs, of your passage:\n{asked}\n"
     return _messages(GENERATE, GENERATE.user.format(passages=shown, about=context, count=len(wishes), wishes=lines))
 
 

@@ -14,6 +14,9 @@ from tokay.language import language_of
 from tokay.records import Passage
 from tokay.settings import GenerateSettings
 
+SHOWN = 4
+"""Queries of a log that a prompt shows; our choice."""
+
 
 def wishes_of(passage: Passage, count: int, settings: GenerateSettings) -> list[str]:
     """One line for each query of a passage; kinds do not repeat before all were used."""
@@ -52,3 +55,8 @@ def _in_order(weights: Mapping[str, float], salt: Sequence[str]) -> list[str]:
     """All wordings, the first drawn by weight, then the next among the rest (Efraimidis and Spirakis 2006)."""
     wanted = {name: weight for name, weight in weights.items() if weight > 0}
     return sorted(wanted, key=lambda name: _share([*salt, name]) ** (1 / wanted[name]), reverse=True)
+
+
+def some_of(log: Sequence[str], passage: Passage) -> list[str]:
+    """A few queries of a log, drawn by the passage's id: a query more in the log changes few passages' prompts."""
+    return sorted(log, key=lambda query: _share((passage.passage_id, "log", query)))[:SHOWN]
