@@ -232,6 +232,7 @@ def run_distillation(
     source = open_corpus(settings.documents)
     base = find_model(settings.base)
     _need_torch()
+    check_teacher(settings.train)
     if settings.hybrid.language != "auto":
         stemmer_of(settings.hybrid.language)  # that there is one
     if settings.log and settings.llm.startswith("recorded"):
@@ -752,7 +753,10 @@ class _Distillation:
         settings = self.settings.train
         if len(rows) < 2:
             raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
-        sources = [run_source(rows, self.passages(), settings), *self.mixture]
+        own = run_source(rows, self.passages(), settings)
+        if settings.distil_teacher:
+            own = taught_source(self.store, own, settings, self.progress)
+        sources = [own, *self.mixture]
         steps = draw_of(sources, settings).steps()
         if steps < FEW_STEPS:
             self.progress.say(
@@ -1060,10 +1064,48 @@ def run_source(rows: Sequence[Example], passages: Iterable[Passage], settings: T
     from tokay.train.mixture import Source
 
     needed = {p for e in rows for p in (e.positive_id, *e.negative_ids)}
-    if settings.distil != "none":
+    if settings.distil != "none" and not settings.distil_teacher:
         needed |= {p for e in rows for p in e.candidate_ids}
     texts = {p.passage_id: (p.title, p.text) for p in passages if p.passage_id in needed}
     return Source("the run's queries (FRet rows)", rows, texts)
+
+
+def taught_source(run: Run, source: Any, settings: TrainSettings, progress: Progress) -> Any:
+    """A run's rows with a teacher's scores; no passage of a held-out document is a candidate."""
+    from tokay.models.cross_encoder import CrossEncoder
+    from tokay.models.torch_embedder import TorchEmbedder
+    from tokay.train.teacher import taught
+
+    parts = parts_of(list(run.table("split", "documents", Document)), run.table("corpus", "passages", Passage))
+    passages = list(run.table("corpus", "passages", Passage))
+    seen = [i for i, p in enumerate(passages) if parts[p.passage_id] == "train"]
+    return taught(
+        source,
+        CrossEncoder.load(settings.distil_teacher),
+        TorchEmbedder.load(find_model(run.read_json("vectors", "cut")["base"])),
+        np.load(run.path / "vectors" / "base.npy")[seen],
+        {passages[i].passage_id: (passages[i].title, passages[i].text) for i in seen},
+        settings.distil_depth,
+        progress,
+    )
+
+
+def check_teacher(settings: TrainSettings, *, of_run: bool = True) -> None:
+    """Refuse a teacher that nothing would be learned from, before anything is paid or read.
+
+    Raises:
+        TokayError: with the setting that is missing; or there is no such model.
+    """
+    if not settings.distil_teacher:
+        return
+    if settings.distil != "kl":
+        raise TokayError(
+            f"train.distil_teacher needs train.distil = 'kl', and it is {settings.distil!r}: a teacher's scores have a "
+            "scale of their own, which only the softmax of KL does not mind"
+        )
+    if not of_run:
+        raise TokayError("train.distil_teacher scores what a run's base finds, and a mixture has no run; leave it out")
+    find_model(settings.distil_teacher)
 
 
 def dev_set_of(run: Run, queries: Iterable[Query], *, relevant_grade: int) -> Any:

@@ -225,6 +225,14 @@ class TrainSettings(_Section):
     distil_temperature: Annotated[float, Field(gt=0)] = Field(
         1.0, description="softens grades to probabilities: softmax(grade / T)"
     )
+    distil_teacher: str = Field(
+        "",
+        description="a cross-encoder, or reranker, whose scores of the candidates are learned in place of grades",
+    )
+    distil_depth: Annotated[int, Field(ge=2, le=100)] = Field(
+        16,
+        description="passages that the base finds, a teacher's candidates beside the judged ones",
+    )
     dims: tuple[int, ...] = Field(
         (384, 256, 128, 64), description="Matryoshka widths; those above the base's are left out"
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
 from tokay.models.locate import find_model, is_run
-from tokay.pipeline import dev_set_of, run_source
+from tokay.pipeline import check_teacher, dev_set_of, run_source, taught_source
 from tokay.progress import Progress, Silent
 from tokay.records import Example, Passage, Query
 from tokay.settings import Settings, TrainSettings, resolve
@@ -39,7 +40,10 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What is trained, on what: all of it read and checked before the first step."""
+    """What is trained, on what: all of it read and checked before the first step.
+
+    ``teach``, where there is a teacher, gives the first source with its scores.
+    """
 
     base: Any
     base_name: str
@@ -48,6 +52,7 @@ class Material:
     dev: Any
     data: str
     settings: TrainSettings
+    teach: Callable[[Progress], Source] | None = None
 
 
 def settings_for(
@@ -105,11 +110,14 @@ def read_material(
     check_source(source)
     mixtures = [path] if not of_run else [Path(train.mixture)] if train.mixture else []
     sources = [s for mixture in mixtures for s in read_mixture(mixture, seed=train.seed)]
-    cut, name, dev_set = train.max_tokens, base or "minilm", None
+    cut, name, dev_set, teach = train.max_tokens, base or "minilm", None, None
+    check_teacher(train, of_run=of_run)
     if of_run:
         run = open_run(path)
         rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
         sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
+        if train.distil_teacher:
+            teach = functools.partial(taught_source, run, sources[0], train)
         chosen = run.read_json("vectors", "cut")
         cut, name = cut or chosen["cut"], base or chosen["base"]
         if not dev:
@@ -125,6 +133,7 @@ def read_material(
         dev=read_dev(dev, split) if dev else dev_set,
         data=f"{'the run' if of_run else 'the mixture'} {path.name}",
         settings=train,
+        teach=teach,
     )
 
 
@@ -180,9 +189,12 @@ def run_training(material: Material, out: Path, *, progress: Progress | None = N
     settings, dev = material.settings, material.dev
     logs = out / TRAINING
     progress = progress or Silent()
+    sources = material.sources
+    if material.teach is not None:
+        sources = (material.teach(progress), *sources[1:])
     done = tune(
         material.base,
-        material.sources,
+        sources,
         settings,
         model=out,
         logs=logs,

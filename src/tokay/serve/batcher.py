@@ -11,6 +11,8 @@ import asyncio
 import bisect
 import contextlib
 import math
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ _WINDOW_TEXTS = 256
 """Texts that are looked at for one micro-batch: choosing them costs some milliseconds."""
 _WINDOW_BUDGETS = 8
 """… and their tokens, in budgets of a micro-batch."""
+NICE = 5
+"""By how much the threads that compute step back, of the 19 that there are."""
 _MEMORY = 0.95
 """What a measured pace keeps of the earlier micro-batches with each new one."""
 
@@ -108,6 +112,18 @@ class _Job:
             self.future.set_result(self.vectors)
         else:
             self.future.set_exception(error)
+
+
+def step_back() -> None:
+    """Let whoever answers requests have a core before this thread, which computes (Linux; elsewhere nothing).
+
+    With as many computing threads as cores, the event loop would wait for a turn of the scheduler, some milliseconds,
+    to read a request, and again to answer it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "linux":
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
 
 
 _Place = tuple[_Job, int]
@@ -216,6 +232,7 @@ class Batcher:
     # -- the threads' side ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        step_back()
         while batch := self._next():
             self._run(batch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -199,7 +199,7 @@ class BatchMaker:
         queries = [self.write_query(row) for row in pairs]
         target = [columns.add(self.write_passage(row, row[1].positive_id)) for row in pairs]
         own = [[columns.add(self.write_passage(row, n)) for n in row[1].negative_ids] for row in pairs]
-        listed: list[dict[int, int]] = [{} for _ in pairs]
+        listed: list[dict[int, float]] = [{} for _ in pairs]
         for row, graded in zip(pairs, listed, strict=True):
             for p, grade in self._candidates(row, step):
                 graded.setdefault(columns.add(self.write_passage(row, p)), grade)  # of one text, the first
@@ -265,10 +265,12 @@ class BatchMaker:
         same = (number[:, None] == number) | (label[:, None] == label) | answered
         return torch.from_numpy(sees[:, None] & ~same)
 
-    def _candidates(self, row: Row, step: int) -> list[tuple[str, int]]:
-        """The positive and some other judged candidates of a row, with their grades; another choice each time."""
-        example = row[1]
-        grades = dict(zip(example.candidate_ids, example.grades, strict=True))
+    def _candidates(self, row: Row, step: int) -> list[tuple[str, float]]:
+        """The positive and some other candidates of a row, with grades or a teacher's scores; anew each time."""
+        source, example = row
+        grades: Mapping[str, float] = source.taught.get(example.query_id) or dict(
+            zip(example.candidate_ids, example.grades, strict=True)
+        )
         if not self.candidates or example.positive_id not in grades:
             return []
         others = [p for p in grades if p != example.positive_id]

@@ -34,6 +34,7 @@ class Source:
         labels: query or text id -> class. What has a row's class is never its negative.
         matched: no pairs, but texts (``positive_id``) whose vectors shall stay where the base has them.
         skipped: reason -> how many rows of its files could not be used and do no harm.
+        taught: query id -> text id -> score by a teacher, for distillation in place of the judge's grades.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     matched: bool = False
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    taught: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def read_mixture(path: Path, *, seed: int = 0) -> tuple[Source, ...]:

@@ -237,7 +237,7 @@ def identity_of(base_print: str, sources: Sequence[Source], settings: TrainSetti
         add(source.name, source.weight, source.share, source.symmetric, source.matched, sorted(source.labels.items()))
         for row in source.rows:
             add(*dataclasses.astuple(row))
-        for item in sorted(source.texts.items()):
+        for item in (*sorted(source.texts.items()), *sorted(source.taught.items())):
             add(*item)
     return digest.hexdigest()
 
