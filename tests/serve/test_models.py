@@ -66,6 +66,7 @@ def test_adapters_over_one_base_hold_equal_weights_once(tmp_path: Path, merge: b
         changed = merge and name.endswith(("query.weight", "value.weight"))
         others = {red[name].data_ptr(), blue[name].data_ptr()}
         assert len(others | {value.data_ptr()}) == (3 if changed else 1), name
+    assert len({id(model.tokens) for model in models.values()}) == 1
     own = [name for name in red if "lora_" in name]
     assert len(own) == (0 if merge else 8)
     assert all(red[name].data_ptr() != blue[name].data_ptr() for name in own)

@@ -180,6 +180,14 @@ def test_an_adapter_whose_base_is_gone_is_refused(saved: Path) -> None:
         TorchEmbedder.load(saved, device="cpu")
 
 
+def test_an_adapter_that_is_not_finite_is_refused(tuned: TorchEmbedder, tmp_path: Path) -> None:
+    with torch.no_grad():
+        next(p for name, p in tuned.named_parameters() if "lora_B" in name).fill_(torch.nan)
+    Lora(4, 16.0).save(tuned, tmp_path / "adapter", base_name=str(tiny_base()))
+    with pytest.raises(TokayError, match=r"adapter is an adapter with numbers that are not finite; train it again$"):
+        TorchEmbedder.load(tmp_path / "adapter", device="cpu")
+
+
 def test_an_adapter_that_names_no_base_is_refused(saved: Path) -> None:
     (saved / "tokay_adapter.json").unlink()
     config = json.loads((saved / "adapter_config.json").read_text())

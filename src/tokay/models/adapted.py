@@ -66,7 +66,7 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
         merge: add its matrices to the base's weights; else those stay as they are, and the matrices stand beside.
 
     Raises:
-        TokayError: the adapter belongs to other weights.
+        TokayError: the adapter belongs to other weights, or is to be merged and not finite.
         MissingExtra: peft is not installed.
     """
     if (folder / ABOUT).is_file():
@@ -82,4 +82,9 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
         raise MissingExtra("adapters", "train", "peft") from error
     with peft_alone():
         model = PeftModel.from_pretrained(backbone, folder)
-    return model.merge_and_unload() if merge else model.get_base_model()
+    if not merge:
+        return model.get_base_model()
+    try:  # a safe merge is none in place, which would keep the base's file mapped once more for each adapter
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise TokayError(f"{folder} is an adapter with numbers that are not finite; train it again") from error

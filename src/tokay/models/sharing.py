@@ -7,12 +7,13 @@ does not matter what left the tensors equal: adapters, frozen layers, or one mod
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def keep_once(module: nn.Module, kept: dict[str, Tensor]) -> None:
+def keep_once(module: nn.Module, kept: dict[str, Any]) -> None:
     """Let a module use the tensors of ``kept`` that are bit for bit its own, and add its others to them.
 
     The module must only be run from then on: training it would change the others.

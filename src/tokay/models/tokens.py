@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import threading
@@ -86,6 +87,13 @@ class Tokens:
             self.tokenizer.no_truncation()
             self._limit = None
             self.tokenizer.save(str(folder / "tokenizer.json"))
+
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give the same ids and padding."""
+        with self._lock:
+            self.tokenizer.no_truncation()
+            self._limit = None
+            return hashlib.sha256(f"{self.pad} {self.left} {self.tokenizer.to_str()}".encode()).hexdigest()
 
     def padded(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """N lists of token ids as one array (N, L), filled up to the longest, and its mask: 1 for tokens."""

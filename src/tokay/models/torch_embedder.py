@@ -112,8 +112,10 @@ class TorchEmbedder(Embedder, nn.Module):
         return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
 
     def keep_once(self, kept: dict[str, Any]) -> None:
-        """As ``Embedder.keep_once``: tensors of the backbone."""
+        """As ``Embedder.keep_once``: tensors of the backbone, and the tokenizer, which threads may share."""
         keep_once(self.backbone, kept)
+        key = f"tokenizer {self.tokens.fingerprint()}"
+        self.tokenizer, self.tokens = kept.setdefault(key, (self.tokenizer, self.tokens))
 
     @property
     def width(self) -> int:
