@@ -42,6 +42,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--run", type=Path, action="append", default=[], help="a finished run; repeatable")
     parser.add_argument("--split", default="train", choices=["train", "test"], help="of SciFact's claims")
+    parser.add_argument("--vectors", type=Path, help="a folder that keeps the passages' vectors for another time")
     options = parser.parse_args()
     rows = [row for run in options.run for row in of_run(run)]
     if options.data:
@@ -50,7 +51,13 @@ def main() -> None:
             corpus = read(options.data / name / "corpus.parquet")
             texts = [f"{row['title']} {row['text']}" for row in corpus]
             titles = [row["title"] for row in corpus]
-            passages = unit(embedder.encode([row["text"] for row in corpus], titles=titles))
+            kept = options.vectors / f"{name}.npy" if options.vectors else None
+            if kept is not None and kept.is_file():
+                passages = np.load(kept)
+            else:
+                passages = unit(embedder.encode([row["text"] for row in corpus], titles=titles))
+                if kept is not None:
+                    np.save(kept, passages)
             rows.append(of_set(name, embedder, corpus, texts, passages, options))
     head = ["set", "queries", "dense", "BM25", "RRF", "min-max .2", "min-max .5", "usual", "learned", "best", "share"]
     table([*head, "weight", "against the better side"], rows)

@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Hashable)
 
 DEPTH = 100
 """Results of each side whose passages are candidates."""
-PRIOR = 0.25
+PRIOR = 0.6
 """Weight of BM25 before anything is learned, in standard deviations of the cosines (docs/hybrid.md)."""
 FEATURES = ("terms", "rare", "identifier", "dense margin", "word margin", "overlap")
 _RARE = 0.01
