@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
@@ -183,7 +184,7 @@ async def _values(
     dims = [served.width(one.config.output_dimensionality, "outputDimensionality") for one in said]
     encoded = await encoder.encode(served, asked)
     finish = served.embedder.finish
-    return [{"values": finish(encoded.vectors[i : i + 1], dim)[0].tolist()} for i, dim in enumerate(dims)]
+    return [{"values": np.ascontiguousarray(finish(encoded.vectors[i : i + 1], dim)[0])} for i, dim in enumerate(dims)]
 
 
 async def _predict(said: PredictRequest, served: Served, encoder: Encoder) -> Response:
@@ -200,7 +201,9 @@ async def _predict(said: PredictRequest, served: Served, encoder: Encoder) -> Re
 
     def answer() -> Response:
         statistics = [{"truncated": tokens >= most, "token_count": tokens} for tokens in encoded.tokens]
-        rows = [{"values": row.tolist(), "statistics": s} for row, s in zip(vectors, statistics, strict=True)]
+        rows = [
+            {"values": np.ascontiguousarray(row), "statistics": s} for row, s in zip(vectors, statistics, strict=True)
+        ]
         return in_json({"predictions": [{"embeddings": row} for row in rows]})
 
     return await encoder.apart(answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -146,7 +146,7 @@ async def _embeddings(said: EmbeddingsRequest, catalogue: Catalogue, encoder: En
 
 def _rows(vectors: NDArray[np.float32], form: Literal["float", "base64"]) -> list[Any]:
     if form == "float":
-        return cast("list[Any]", vectors.tolist())
+        return list(np.ascontiguousarray(vectors))
     return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import orjson
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -71,8 +73,11 @@ def response_to(path: str, refusal: Refusal) -> Response:
 
 
 def in_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII: a message may quote what is no text."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """A JSON response; float32 arrays may stand in it, whose numbers have the digits that a float32 needs."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # half a surrogate pair, which orjson does not write
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist).encode()
     return Response(text, status, headers=headers, media_type="application/json")
 
 
