@@ -64,6 +64,8 @@ class Embedder(ABC):
     config: EmbedderConfig
     tokens: Tokens
     calibration: Calibration | None = None
+    space: str = ""
+    """Fingerprint of its vector space, where whoever loaded it found it out (``models.space``)."""
 
     @staticmethod
     def load(
@@ -86,6 +88,13 @@ class Embedder(ABC):
             raise TokayError(f"threads is {threads}; expected 1 or more (this machine has {os.cpu_count()} cores)")
         if backend not in BACKENDS:
             raise TokayError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
+        from tokay.models.two_sides import TwoSided, is_two_sided
+
+        folder = Path(name_or_path).expanduser()
+        if is_two_sided(folder):
+            if backend != "torch":
+                raise TokayError(f"{folder} has a query side of its own, and no form for {backend}; leave backend out")
+            return TwoSided(folder, device=device, threads=threads)
         if backend == "torch":
             from tokay.models.torch_embedder import TorchEmbedder
 
@@ -102,6 +111,11 @@ class Embedder(ABC):
     @abstractmethod
     def width(self) -> int:
         """D, the number of dimensions of a full vector."""
+
+    def of(self, kind: str) -> Embedder:
+        """What encodes texts of a kind: this embedder, or a side of it that is for them."""
+        del kind
+        return self
 
     @abstractmethod
     def run(self, ids: Ids) -> Vectors:
