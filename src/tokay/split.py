@@ -17,6 +17,9 @@ from tokay.settings import SplitSettings
 FEW_DOCUMENTS = 10
 """With fewer documents than this, sections stand in for documents, and the plan says so."""
 
+MOST_SEEN = 300
+"""Queries of training documents that are held out at most: more would teach more than they show."""
+
 
 def unit_of(passage: Passage, *, by_section: bool) -> str:
     """What is held out as a whole: the passage's document, or its top-level section when documents are few."""
@@ -56,6 +59,15 @@ def parts_of(documents: Sequence[Document], passages: Iterable[Passage]) -> dict
     """Passage id -> part."""
     part = {document.document_id: document.part for document in documents}
     return {p.passage_id: part.get(p.document_id) or part[unit_of(p, by_section=True)] for p in passages}
+
+
+def seen_queries(query_ids: Iterable[str], settings: SplitSettings) -> set[str]:
+    """Queries of training documents that training does not get: ``seen_share`` of them, at most ``MOST_SEEN``.
+
+    Which ones depends on nothing but their ids, the seed and, above the most, each other.
+    """
+    ranked = sorted((_hash(settings.seed, f"seen\0{query_id}"), query_id) for query_id in query_ids)
+    return {query_id for _, query_id in ranked[: min(MOST_SEEN, round(settings.seen_share * len(ranked)))]}
 
 
 def _fill(order: Sequence[str], sizes: Counter[str], share: float) -> set[str]:
