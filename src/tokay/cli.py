@@ -225,6 +225,7 @@ def distill(
         )
     if done is not None:
         _print_verdict(done.verdict, "Held-out documents")
+        _print_slices(done.verdict["slices"])
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")

@@ -41,7 +41,7 @@ from tokay.progress import Progress, Silent
 from tokay.records import Document, Judgment, Passage, Query
 from tokay.search.dense import top_k, unit
 from tokay.settings import Settings
-from tokay.split import parts_of, seen_queries
+from tokay.split import is_seen, parts_of, seen_share
 from tokay.store import MANIFEST, Run
 from tokay.train.frozen import Asked, Frozen
 from tokay.tuning import TRAINING, check_out
@@ -214,7 +214,10 @@ def _parts(
     """Train, seen and test; a run that held no seen queries out gives some of its training ones."""
     parts: dict[str, list[Asked]] = {"train": [], SEEN: [], "test": []}
     held = {q.query_id for q in queries if q.part == SEEN}
-    held = held or seen_queries([q.query_id for q in queries if q.part == "train"], settings.split)
+    if not held:
+        known = [q.query_id for q in queries if q.part == "train"]
+        share = seen_share(len(known), settings.split)
+        held = {query_id for query_id in known if is_seen(query_id, share, settings.split)}
     for q in queries:
         part = SEEN if q.query_id in held else q.part
         if q.query_id in qrels and part in parts:

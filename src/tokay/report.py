@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokay.annotate.prompts import speaks_to_a_model
+from tokay.evaluate.slices import TITLES
 from tokay.records import Change, Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
 from tokay.trace import Trace, trace_queries
@@ -57,6 +58,7 @@ def write_report(run: Run) -> Path:
     parts = [
         _verdict(run, verdict),
         _systems("Held-out documents", verdict),
+        _slices(verdict),
         *([_labels(run)] if run.is_done("labels") else []),
         _funnel(run),
         _examples_section(run),
@@ -181,6 +183,20 @@ def _systems(title: str, verdict: dict[str, Any]) -> str:
         "judged@10: share of the top ten that the LLM graded; what it did not grade counts as not relevant, so a low "
         "share means that the system may be better than it looks. Weight of BM25, chosen on training-side queries: "
         f"base {verdict['weights']['base']}, tuned {verdict['weights']['tuned']}.</p>"
+    )
+
+
+def _slices(verdict: dict[str, Any]) -> str:
+    rows = []
+    for name, found in verdict.get("slices", {}).items():
+        c = found.get("comparison")
+        figures = [f"{found[side]['ndcg@10']:.3f}" for side in ("base", "tuned")] if c else ["", ""]
+        difference = f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "too few to say"
+        rows.append([_e(TITLES[name]), f"{found['queries']:,}", *figures, difference])
+    return (
+        "<h2>Documents with and without queries in training</h2>"
+        + _table(["queries of", "number", "base", "tuned", "nDCG@10 (95 %)"], rows)
+        + "<p>Of documents with queries in training, those queries are measured that training did not get.</p>"
     )
 
 
