@@ -28,7 +28,7 @@ from tokay.tuning import settings_for
 from tokay.vectors import encode_corpus
 
 DOCUMENTS = 12
-FORMS = ("map", "tower")
+FORMS = ("map", "tower", "table")
 
 
 def texts() -> dict[str, str]:

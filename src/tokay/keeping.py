@@ -22,6 +22,8 @@ from tokay.errors import TokayError
 from tokay.evaluate.slices import SEEN, TITLES, UNSEEN, slice_of
 from tokay.evaluate.verdict import qrels_of
 from tokay.models.embedder import Embedder
+from tokay.models.folder import EmbedderConfig
+from tokay.models.format import NONE
 from tokay.models.locate import find_model, is_run
 from tokay.models.space import vector_space
 from tokay.models.two_sides import (
@@ -31,6 +33,7 @@ from tokay.models.two_sides import (
     QUERY,
     About,
     Form,
+    Mapped,
     TwoSided,
     read_matrix,
     write_about,
@@ -262,6 +265,7 @@ def train_query_side(
     make: Mapping[Form, Callable[[Material, Settings, Path, Progress], dict[str, Any]]] = {
         "map": _make_map,
         "tower": _make_tower,
+        "table": _make_table,
     }
     story = make[form](material, settings, out, progress)
     seconds = time.perf_counter() - began
@@ -299,9 +303,42 @@ def _make_map(material: Material, settings: Settings, out: Path, progress: Progr
 
 
 def _make_tower(material: Material, settings: Settings, out: Path, progress: Progress) -> dict[str, Any]:
+    made = _tower(material, settings, progress)
+    made.embedder.save(out / QUERY)
+    if made.matrix is not None:
+        write_matrix(out / DENSE, made.matrix)
+    return {"steps": made.steps}
+
+
+def _make_table(material: Material, settings: Settings, out: Path, progress: Progress) -> dict[str, Any]:
+    """A table learns from a tower, which is not kept."""
+    from tokay.export.static import write_static
+    from tokay.models.static_embedder import StaticEmbedder
+    from tokay.train.query_table import train_table
+
+    made = _tower(material, settings, progress)
+    tower: Embedder = made.embedder if made.matrix is None else Mapped(made.embedder, made.matrix)
+    texts = [
+        (p.title, p.text)
+        for p, is_open in zip(material.passages, material.frozen.open.tolist(), strict=True)
+        if is_open
+    ]
+    asked, frozen = material.parts["train"], material.frozen
+    found = train_table(tower, asked, frozen, texts, progress=progress)
+    config = EmbedderConfig("mean", True, 10**9, NONE)
+    write_static(StaticEmbedder(found.table, found.tokens, config), found.table, out / QUERY)
+    measured = {
+        name: float(frozen.quality(some, tower.encode([one.text for one in some], kind="query")).mean())
+        for name, some in material.parts.items()
+        if some and name != "train"
+    }
+    return {"steps": found.steps, "spans": found.spans, "table_seconds": found.seconds, "tower_ndcg@10": measured}
+
+
+def _tower(material: Material, settings: Settings, progress: Progress) -> Any:
     from tokay.train.query_tower import train_tower
 
-    made = train_tower(
+    return train_tower(
         material.base,
         material.parts["train"],
         material.frozen,
@@ -309,10 +346,6 @@ def _make_tower(material: Material, settings: Settings, out: Path, progress: Pro
         prior=material.prior,
         progress=progress,
     )
-    made.embedder.save(out / QUERY)
-    if made.matrix is not None:
-        write_matrix(out / DENSE, made.matrix)
-    return {"steps": made.steps}
 
 
 def measure(material: Material, folder: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
