@@ -229,12 +229,21 @@ class Embedder(ABC):
         progress: Progress,
     ) -> Iterator[NDArray[Any]]:
         """Windows of texts to windows of vectors; the next window is tokenised while one is run."""
+
+        def finished(found: Cut) -> NDArray[Any]:
+            vectors = self.finish(self._vectors(*found, workers, progress), dim)
+            return to_precision(vectors, precision, self.calibration)
+
+        first = list(islice(texts, TEXTS_PER_WINDOW))
+        if len(first) < TEXTS_PER_WINDOW:  # all there is: a thread would take longer to start than a short query does
+            if first:
+                yield finished(window(first))
+            return
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
+            waiting = ahead.submit(window, first)
             while (found := waiting.result())[1]:
                 waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
-                vectors = self.finish(self._vectors(*found, workers, progress), dim)
-                yield to_precision(vectors, precision, self.calibration)
+                yield finished(found)
 
     def _vectors(
         self, ids: list[list[int]], counts: list[int], workers: int | None, progress: Progress
