@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,65 @@ def test_a_model_that_was_tuned_whole_is_refused(sides: dict[str, Path], tmp_pat
     folder = index_of(tmp_path, tiny_base())
     with pytest.raises(TokayError, match="is another one"):
         Index.open(folder).load_model(tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_server_encodes_each_side_by_its_own_and_says_the_space(
+    sides: dict[str, Path], form: str, tmp_path: Path
+) -> None:
+    from fastapi.testclient import TestClient
+
+    from tokay.serve import make_app
+    from tokay.serve.start import load_indexes, load_models
+
+    folder = index_of(tmp_path, tiny_base())
+    update_index(str(sides[form]), str(tmp_path / "docs.jsonl"), folder, Shape())
+    models = load_models([f"base={tiny_base()}", f"sides={sides[form]}", f"other={tiny_base(seed=1)}"])
+    app = make_app(models, indexes=load_indexes([f"docs={folder}"]))
+    text = "alpha beta gamma"
+    with TestClient(app) as client:
+        spaces = {entry["id"]: entry["vector_space"] for entry in client.get("/v1/models").json()["data"]}
+        assert spaces["sides"] == spaces["base"] == vector_space(tiny_base()) != spaces["other"]
+        for kind in ("query", "document"):
+            body = {"model": f"sides:{kind}", "input": [text]}
+            found = client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
+            np.testing.assert_allclose(found, models["sides"].encode([text], kind=kind)[0], atol=2e-6)
+        parts = [
+            {"content": {"parts": [{"text": text}]}, "model": "models/sides", "taskType": task}
+            for task in ("RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "RETRIEVAL_QUERY")
+        ]
+        both = client.post("/v1beta/models/sides:batchEmbedContents", json={"requests": parts}).json()["embeddings"]
+        for row, kind in zip(both, ("query", "document", "query"), strict=True):
+            np.testing.assert_allclose(row["values"], models["sides"].encode([text], kind=kind)[0], atol=2e-6)
+        answer = client.post("/v1/search", json={"query": text, "top_k": 3}).json()["data"]
+    expected = Searcher(Index.open(folder), models["sides"]).search([text], top=3)[0]
+    assert [entry["id"] for entry in answer] == [match.passage.passage_id for match in expected]
+
+
+def test_a_server_says_that_there_is_no_side_for_passages(run: Path, tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from tokay.serve import make_app
+    from tokay.serve.start import load_models
+
+    np.save(tmp_path / "v.npy", other_vectors())
+    material = read_material(str(run), settings_of(run), form="map", vectors=str(tmp_path / "v.npy"))
+    train_query_side(material, settings_of(run), tmp_path / "side", form="map")
+    with TestClient(make_app(load_models([str(tmp_path / "side")]))) as client:
+        assert client.post("/v1/embeddings", json={"model": "side:query", "input": "alpha"}).status_code == 200
+        refused = client.post("/v1/embeddings", json={"model": "side", "input": "alpha"})
+    assert refused.status_code == 400
+    assert "encodes queries alone" in refused.json()["error"]["message"]
+
+
+def test_queries_by_a_table_load_no_torch(sides: dict[str, Path]) -> None:
+    code = (
+        "import sys\n"
+        "from tokay import Embedder\n"
+        "Embedder.load(sys.argv[1]).encode(['alpha'], kind='query')\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(sides["table"])], check=True)
 
 
 def parquet(path: Path, ids: list[str], vectors: np.ndarray) -> Path:
