@@ -7,6 +7,7 @@ passages'.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from tokay.search.hybrid import as_run
 
 TEMPERATURE = 0.05
 """Divides cosines, as in ``train.temperature``."""
+MOST_CELLS = 30_000_000
+"""Queries times columns: 120 MB of cosines."""
 HALF = 0.5
 """Share of an answer whose gain is below the best one's: it is right too, but no match for the best."""
 
@@ -65,25 +68,39 @@ class Frozen:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What each query should find.
+    """What each query should find among the columns.
 
     Attributes:
         rows: of the queries that some open passage answers, (Q,).
-        vectors: of the open passages, (C, W).
-        wanted: (Q, C), each row a distribution.
+        vectors: of the columns, (C, W).
+        columns: (Q, K) int64, those that are wanted; filled up with 0.
+        shares: (Q, K), how much each is wanted: at least 0, 1 in all for each query.
     """
 
     rows: Tensor
     vectors: Tensor
-    wanted: Tensor
+    columns: Tensor
+    shares: Tensor
+
+    def some(self, which: Sequence[int]) -> Targets:
+        """The targets of some of the queries."""
+        at = torch.tensor(which, dtype=torch.int64)
+        return dataclasses.replace(self, rows=self.rows[at], columns=self.columns[at], shares=self.shares[at])
+
+    def to(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        moved = {field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)}
+        return Targets(**moved)
 
 
 def targets_of(asked: Sequence[Asked], frozen: Frozen) -> Targets:
-    """Every open passage is a column: the best answers are wanted, lesser ones half as much, all others are negatives.
+    """The best answers are wanted, lesser ones half as much; all other columns are negatives.
 
-    Where nothing open answers a query it is left out, since such a query would teach noise.
+    Columns are all open passages, or, of a large corpus, those that were judged for a query and as many others, by a
+    hash of their ids, as ``MOST_CELLS`` allows. A query that nothing open answers is left out: it would teach noise.
     """
-    at = {frozen.ids[i]: column for column, i in enumerate(np.flatnonzero(frozen.open).tolist())}
+    chosen = _columns(asked, frozen)
+    at = {frozen.ids[i]: column for column, i in enumerate(chosen)}
     rows, wanted = [], []
     for row, one in enumerate(asked):
         gains = {at[p]: gain for p, gain in one.gains.items() if gain > 0 and p in at}
@@ -93,15 +110,28 @@ def targets_of(asked: Sequence[Asked], frozen: Frozen) -> Targets:
         shares = {column: 1.0 if gain == best else HALF for column, gain in gains.items()}
         rows.append(row)
         wanted.append({column: share / sum(shares.values()) for column, share in shares.items()})
-    target = torch.zeros(len(rows), len(at))
-    for row, shares in enumerate(wanted):
-        target[row, list(shares)] = torch.tensor(list(shares.values()))
-    vectors = torch.from_numpy(np.ascontiguousarray(frozen.vectors[frozen.open]))
-    return Targets(torch.tensor(rows, dtype=torch.int64), vectors, target)
+    widest = max(map(len, wanted), default=1)
+    columns, weights = torch.zeros(len(rows), widest, dtype=torch.int64), torch.zeros(len(rows), widest)
+    for row, found in enumerate(wanted):
+        columns[row, : len(found)] = torch.tensor(list(found))
+        weights[row, : len(found)] = torch.tensor(list(found.values()))
+    vectors = torch.from_numpy(np.asarray(frozen.vectors[chosen], np.float32))
+    return Targets(torch.tensor(rows, dtype=torch.int64), vectors, columns, weights)
+
+
+def _columns(asked: Sequence[Asked], frozen: Frozen) -> list[int]:
+    """Indices of the passages that are columns, in ascending order."""
+    there: list[int] = np.flatnonzero(frozen.open).tolist()
+    most = MOST_CELLS // max(1, len(asked))
+    if len(there) <= most:
+        return there
+    judged = {p for one in asked for p in one.gains}
+    order = sorted(there, key=lambda i: (frozen.ids[i] not in judged, _digest(frozen.ids[i])))
+    return sorted(order[: max(most, sum(frozen.ids[i] in judged for i in there))])
 
 
 def ranking_loss(queries: Tensor, targets: Targets, *, temperature: float = TEMPERATURE) -> Tensor:
-    """Cross-entropy of the wanted distribution and the softmax over all columns: InfoNCE with every passage in it.
+    """Cross-entropy of what is wanted and the softmax over all columns: InfoNCE with every passage in it.
 
     Args:
         queries: (Q, W), those of ``targets.rows``, in its order, of any length.
@@ -109,4 +139,9 @@ def ranking_loss(queries: Tensor, targets: Targets, *, temperature: float = TEMP
         temperature: divides cosines.
     """
     cosines = torch.nn.functional.normalize(queries.float(), dim=1) @ targets.vectors.T  # (Q, C)
-    return -(targets.wanted * (cosines / temperature).log_softmax(1)).sum(1).mean()
+    logits = cosines / temperature
+    return (logits.logsumexp(1) - (targets.shares * logits.gather(1, targets.columns)).sum(1)).mean()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

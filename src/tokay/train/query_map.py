@@ -27,7 +27,7 @@ from tokay.train.frozen import Asked, Frozen, Targets, ranking_loss, targets_of
 STRENGTHS = (0.3, 0.1, 0.06, 0.03, 0.015)
 """λ, strongest first; no map at all is tried too."""
 FOLDS = 4
-ITERATIONS = 20
+ITERATIONS = 10
 """Of L-BFGS for each strength, from the map of the one before."""
 RIDGE = 1e-3
 """Of the prior between two spaces, for each passage."""

@@ -28,7 +28,7 @@ from tokay.models.embedder import Embedder
 from tokay.models.tokens import Tokens
 from tokay.progress import Progress, Silent
 from tokay.search.dense import unit
-from tokay.train.frozen import TEMPERATURE, Asked, Frozen, Targets, ranking_loss, targets_of
+from tokay.train.frozen import TEMPERATURE, Asked, Frozen, ranking_loss, targets_of
 
 SPANS = 20_000
 """Texts cut from passages that the tower's vectors are distilled on, at most."""
@@ -131,8 +131,7 @@ def train_table(
         near = _encode(part, [rows[i] for i in batch])
         loss = _distance(near, taught[batch], targets.vectors)
         if answer and JUDGED:
-            wanted = targets.wanted[[judged[i] for i in answer]]
-            own = Targets(targets.rows, targets.vectors, wanted)
+            own = targets.some([judged[i] for i in answer])
             loss = loss + JUDGED * ranking_loss(_encode(part, [rows[i] for i in answer]), own)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -52,11 +52,9 @@ class _Trainee:
 
     def backward(self, batch: Sequence[int]) -> float:
         """As ``loop.Trainee``."""
-        rows = torch.tensor(batch)
-        part = dataclasses.replace(self.targets, wanted=self.targets.wanted[rows])
         with self.engine.autocast():
             vectors = self.tower([self.ids[i] for i in batch])
-        loss = ranking_loss(vectors.cpu() if vectors.device.type == "cpu" else vectors, part)
+        loss = ranking_loss(vectors, self.targets.some(batch))
         self.engine.backward(loss)
         return float(loss.detach())
 
@@ -114,7 +112,6 @@ def train_tower(
     adapter.attach(embedder)
     tower = _Tower(embedder, prior).to(engine.device)
     targets = targets_of(asked, frozen)
-    moved = Targets(targets.rows, targets.vectors.to(engine.device), targets.wanted.to(engine.device))
     written = embedder.write([asked[i].text for i in targets.rows.tolist()], kind="query")
     ids = embedder.tokenize(written)
     count = len(ids)
@@ -129,7 +126,7 @@ def train_tower(
     progress.start("query tower", schedule.steps)
     began, steps = time.perf_counter(), 0
     with ready_to_train(embedder, engine, settings):
-        for step in train(_Trainee(tower, ids, moved, engine), batches, schedule, engine=engine):
+        for step in train(_Trainee(tower, ids, targets.to(engine.device), engine), batches, schedule, engine=engine):
             progress.advance(note=f"loss {step.loss:.3f}")
             steps += 1
     adapter.merge(embedder)
