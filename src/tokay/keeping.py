@@ -336,16 +336,13 @@ def _make_table(material: Material, settings: Settings, out: Path, progress: Pro
 
 
 def _tower(material: Material, settings: Settings, progress: Progress) -> Any:
-    from tokay.train.frozen import spans_asked
-    from tokay.train.query_tower import SPANS_EACH, train_tower
+    from tokay.train.query_tower import train_tower
 
-    texts = [(p.title, p.text) for p in material.passages]
     return train_tower(
         material.base,
         material.parts["train"],
         material.frozen,
         settings.train,
-        spans=spans_asked(material.frozen, texts, SPANS_EACH),
         prior=material.prior,
         progress=progress,
     )

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tokay.train import frozen as module
-from tokay.train.frozen import Asked, Frozen, ranking_loss, spans_asked, spans_of, targets_of
+from tokay.train.frozen import Asked, Frozen, ranking_loss, targets_of
 from tokay.train.query_map import ridge_prior, train_map
+from tokay.train.query_table import spans_of
 
 
 def passages(count: int = 30, width: int = 8) -> Frozen:
@@ -80,12 +81,3 @@ def test_spans_depend_on_nothing_but_the_texts() -> None:
     assert spans == spans_of(reversed(texts), 100)
     assert spans[:3] == spans_of(texts, 3)
     assert all(2 <= len(span.split()) <= 20 for span in spans)
-
-
-def test_a_span_is_to_find_its_own_open_passage() -> None:
-    texts = [("", f"word{i} here. Said by all of them.") for i in range(30)]
-    found = spans_asked(passages(), texts, 9)
-    assert [(one.text, one.gains) for one in found if one.text.endswith("here.")] == [
-        (f"word{i} here.", {f"p{i}": 1}) for i in range(24)
-    ]
-    assert "Said by all of them." not in {one.text for one in found}

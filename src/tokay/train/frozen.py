@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -142,42 +141,6 @@ def ranking_loss(queries: Tensor, targets: Targets, *, temperature: float = TEMP
     cosines = torch.nn.functional.normalize(queries.float(), dim=1) @ targets.vectors.T  # (Q, C)
     logits = cosines / temperature
     return (logits.logsumexp(1) - (targets.shares * logits.gather(1, targets.columns)).sum(1)).mean()
-
-
-def spans_of(texts: Iterable[tuple[str, str]], count: int) -> list[str]:
-    """Pieces of passages that are as long as queries: titles, sentences, and runs of three to ten words.
-
-    Which ones depends on nothing but their text.
-
-    Args:
-        texts: title and text of each passage.
-        count: at most so many.
-    """
-    found: set[str] = set()
-    for title, text in texts:
-        found.update(one for one in (title, *re.split(r"(?<=[.!?])\s+|\n+", text)) if 2 <= len(one.split()) <= 20)
-        words = text.split()
-        rng = np.random.default_rng(int.from_bytes(_digest(text)[:4], "big"))
-        for _ in range(min(8, len(words) // 6)):
-            start, length = int(rng.integers(0, len(words))), int(rng.integers(3, 11))
-            found.add(" ".join(words[start : start + length]))
-    return sorted(found, key=_digest)[:count]
-
-
-def spans_asked(frozen: Frozen, texts: Sequence[tuple[str, str]], each: int) -> list[Asked]:
-    """Pieces of the open passages, each of which should find its own; one that stands in two passages is none.
-
-    Args:
-        frozen: the passages.
-        texts: title and text of each, in order.
-        each: pieces of a passage, at most.
-    """
-    found: dict[str, list[int]] = {}
-    for i in np.flatnonzero(frozen.open).tolist():
-        for span in spans_of([texts[i]], each):
-            found.setdefault(span, []).append(i)
-    own = ((span, rows[0]) for span, rows in found.items() if len(rows) == 1)
-    return [Asked(span, span, frozen.documents[i], {frozen.ids[i]: 1}) for span, i in own]
 
 
 def _digest(text: str) -> bytes:

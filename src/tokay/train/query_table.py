@@ -10,6 +10,7 @@ Letters: B texts of a batch, C columns, V tokens of the vocabulary, W width of t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import time
@@ -27,9 +28,9 @@ from tokay.models.embedder import Embedder
 from tokay.models.tokens import Tokens
 from tokay.progress import Progress, Silent
 from tokay.search.dense import unit
-from tokay.train.frozen import TEMPERATURE, Asked, Frozen, ranking_loss, spans_of, targets_of
+from tokay.train.frozen import TEMPERATURE, Asked, Frozen, ranking_loss, targets_of
 
-SPANS = 20_000
+SPANS = 8_000
 """Texts cut from passages that the tower's vectors are distilled on, at most."""
 OFTEN = 3
 """Times that a word must occur to get a token of its own."""
@@ -50,6 +51,26 @@ class QueryTable:
     spans: int
     steps: int
     seconds: float
+
+
+def spans_of(texts: Iterable[tuple[str, str]], count: int) -> list[str]:
+    """Pieces of passages that are as long as queries: titles, sentences, and runs of three to ten words.
+
+    Which ones depends on nothing but their text.
+
+    Args:
+        texts: title and text of each passage.
+        count: at most so many.
+    """
+    found: set[str] = set()
+    for title, text in texts:
+        found.update(one for one in (title, *re.split(r"(?<=[.!?])\s+|\n+", text)) if 2 <= len(one.split()) <= 20)
+        words = text.split()
+        rng = np.random.default_rng(int.from_bytes(_digest(text)[:4], "big"))
+        for _ in range(min(8, len(words) // 6)):
+            start, length = int(rng.integers(0, len(words))), int(rng.integers(3, 11))
+            found.add(" ".join(words[start : start + length]))
+    return sorted(found, key=_digest)[:count]
 
 
 def with_words(tokens: Tokens, texts: Iterable[str]) -> Tokens:
@@ -151,3 +172,7 @@ def _start(tower: Embedder, tokens: Tokens, ids: Sequence[Sequence[int]], progre
     share = (counts + 1) / (counts.sum() + size)
     table *= (RARE / (RARE + share))[:, None]
     return np.asarray(table / np.linalg.norm(table, axis=1).mean(), np.float32)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

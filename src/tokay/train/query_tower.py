@@ -28,12 +28,8 @@ from tokay.train.engine import Engine
 from tokay.train.frozen import Asked, Frozen, Targets, ranking_loss, targets_of
 from tokay.train.loop import Schedule, train
 
-BATCH, EPOCHS, RATE = 64, 8, 1e-4
+BATCH, EPOCHS, RATE = 64, 4, 1e-4
 """Queries a step, rounds over all of them, and learning rate (docs/log.md)."""
-SPANS, SPAN_WEIGHT = 32, 0.3
-"""Spans a step, and the weight of their loss beside that of the queries."""
-SPANS_EACH = 2
-"""Spans of a passage."""
 TOKENS_PER_FORWARD = 1024
 
 
@@ -47,39 +43,28 @@ class Tower:
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Texts of one kind: token ids, and what each should find."""
-
-    ids: Sequence[Sequence[int]]
-    targets: Targets
-
-
 class _Trainee:
-    """What the loop sees: a batch is rows of the judged queries, and rows of the spans."""
+    """What the loop sees: a batch is rows of the targets."""
 
-    def __init__(self, tower: _Tower, queries: _Rows, spans: _Rows, engine: Engine) -> None:
+    def __init__(self, tower: _Tower, ids: Sequence[Sequence[int]], targets: Targets, engine: Engine) -> None:
         self.module: nn.Module = tower
-        self.tower, self.queries, self.spans, self.engine = tower, queries, spans, engine
+        self.tower, self.ids, self.targets, self.engine = tower, ids, targets, engine
 
-    def backward(self, batch: tuple[Sequence[int], Sequence[int]]) -> float:
+    def backward(self, batch: Sequence[int]) -> float:
         """As ``loop.Trainee``."""
-        parts = [(rows, some) for rows, some in zip((self.queries, self.spans), batch, strict=True) if some]
         with self.engine.autocast():
-            vectors = self.tower([rows.ids[i] for rows, some in parts for i in some])
-        cut = vectors.split([len(some) for _, some in parts])
-        losses = [ranking_loss(v, rows.targets.some(some)) for v, (rows, some) in zip(cut, parts, strict=True)]
-        loss = losses[0] + SPAN_WEIGHT * sum(losses[1:])
+            vectors = self.tower([self.ids[i] for i in batch])
+        loss = ranking_loss(vectors, self.targets.some(batch))
         self.engine.backward(loss)
         return float(loss.detach())
 
-    def kind(self, batch: tuple[Sequence[int], Sequence[int]]) -> str | None:
+    def kind(self, batch: Sequence[int]) -> str | None:
         """All batches are of one kind."""
         return "queries"
 
-    def describe(self, batch: tuple[Sequence[int], Sequence[int]]) -> Mapping[str, Any]:
+    def describe(self, batch: Sequence[int]) -> Mapping[str, Any]:
         """Token ids of the queries."""
-        return {"ids": [list(self.queries.ids[i]) for i in batch[0]]}
+        return {"ids": [list(self.ids[i]) for i in batch]}
 
 
 class _Tower(nn.Module):
@@ -104,7 +89,6 @@ def train_tower(
     frozen: Frozen,
     settings: TrainSettings,
     *,
-    spans: Sequence[Asked] = (),
     prior: NDArray[np.float32] | None = None,
     progress: Progress | None = None,
 ) -> Tower:
@@ -115,7 +99,6 @@ def train_tower(
         asked: training-side queries.
         frozen: the passages.
         settings: of the train stage, of which precision, adapter, freezing and seed matter.
-        spans: pieces of open passages, each to find its own.
         prior: (W, D), from the base's space to the passages'; None: they are one.
         progress: advanced by steps.
     """
@@ -128,27 +111,22 @@ def train_tower(
     torch.manual_seed(settings.seed)
     adapter.attach(embedder)
     tower = _Tower(embedder, prior).to(engine.device)
-
-    def rows_of(some: Sequence[Asked]) -> _Rows:
-        targets = targets_of(some, frozen)
-        written = embedder.write([some[i].text for i in targets.rows.tolist()], kind="query")
-        return _Rows(embedder.tokenize(written), targets.to(engine.device))
-
-    queries, others = rows_of(asked), rows_of(spans)
-    count = len(queries.ids)
+    targets = targets_of(asked, frozen)
+    written = embedder.write([asked[i].text for i in targets.rows.tolist()], kind="query")
+    ids = embedder.tokenize(written)
+    count = len(ids)
     per_epoch = -(-count // BATCH)
 
-    def batches(start: int) -> Iterator[tuple[list[int], list[int]]]:
+    def batches(start: int) -> Iterator[list[int]]:
         for step in range(start, EPOCHS * per_epoch):
             order = np.random.default_rng([settings.seed, step // per_epoch]).permutation(count)
-            drawn = np.random.default_rng([settings.seed, step, 1]).permutation(len(others.ids))
-            yield order[step % per_epoch :: per_epoch].tolist(), drawn[:SPANS].tolist()
+            yield order[step % per_epoch :: per_epoch].tolist()
 
     schedule = Schedule(steps=EPOCHS * per_epoch, learning_rate=RATE, seed=settings.seed)
     progress.start("query tower", schedule.steps)
     began, steps = time.perf_counter(), 0
     with ready_to_train(embedder, engine, settings):
-        for step in train(_Trainee(tower, queries, others, engine), batches, schedule, engine=engine):
+        for step in train(_Trainee(tower, ids, targets.to(engine.device), engine), batches, schedule, engine=engine):
             progress.advance(note=f"loss {step.loss:.3f}")
             steps += 1
     adapter.merge(embedder)
