@@ -449,6 +449,14 @@ def test_a_base_whose_vectors_are_not_the_runs(run: Path) -> None:
         read_material(str(run), settings_of(run), form="map", base=str(tiny_base(seed=1)))
 
 
+def test_what_takes_one_side_alone_says_which_there_are(sides: dict[str, Path]) -> None:
+    with pytest.raises(TokayError, match="has a side for queries and may have one for passages; for this, name"):
+        TorchEmbedder.load(sides["tower"])
+    with pytest.raises(TokayError, match="has a query side of its own, and no form for onnx; leave backend out"):
+        Embedder.load(sides["tower"], backend="onnx")
+    assert TorchEmbedder.load(sides["tower"] / "document").width == 32
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
