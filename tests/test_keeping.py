@@ -142,10 +142,10 @@ def test_the_folder_says_what_came_of_it(sides: dict[str, Path], form: str) -> N
     assert "| Held-out documents | 36 |" in (sides[form] / "README.md").read_text()
 
 
-def index_of(folder: Path, model: Path) -> Path:
+def index_of(folder: Path, model: Path, dim: int | None = None) -> Path:
     lines = [json.dumps({"_id": i, "text": text}) for i, text in texts().items()]
     (folder / "docs.jsonl").write_text("\n".join(lines))
-    update_index(str(model), str(folder / "docs.jsonl"), folder / "index", Shape())
+    update_index(str(model), str(folder / "docs.jsonl"), folder / "index", Shape(dim))
     return folder / "index"
 
 
@@ -469,3 +469,11 @@ def test_a_damaged_folder(sides: dict[str, Path], tmp_path: Path, name: str, tex
     (folder / name).write_text(text)
     with pytest.raises(TokayError, match=message):
         Embedder.load(folder)
+
+
+def test_an_index_of_fewer_numbers_takes_queries_cut_as_it_is(sides: dict[str, Path], tmp_path: Path) -> None:
+    folder = index_of(tmp_path, tiny_base(), dim=16)
+    index, model = Index.open(folder), Embedder.load(sides["map"])
+    found = Searcher(index, index.load_model(sides["map"])).search(["alpha beta"], top=1)[0][0]
+    best = (model.encode(["alpha beta"], kind="query", dim=16) @ np.asarray(index.vectors).T).max()
+    assert found.score == pytest.approx(best, abs=1e-5)
