@@ -204,6 +204,31 @@ def test_an_index_of_the_runs_corpus_answers_as_the_run_does(
     np.testing.assert_allclose([e["score"] for e in by_index], [e["score"] for e in by_run], atol=1e-5)
 
 
+def test_a_share_of_the_training_documents_queries_is_kept_for_the_verdict(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--llm", f"recorded:{material / 'recording'}", "--base", tiny_base(), "--out", tmp_path / "run", *FAST)
+    assert call("distill", material / "docs.jsonl", *words, "--set", "split.seen_share=0.5") == 0
+    store = tokay.open_run(tmp_path / "run")
+    part = {d.document_id: d.part for d in store.table("split", "documents", Document)}
+    queries = list(store.table("generate", "queries", Query))
+    seen = {q.query_id for q in queries if q.part == "seen"}
+    train = {q.query_id for q in queries if q.part == "train"}
+    assert 15 <= len(seen) <= 40
+    assert {part[q.seed_id] for q in queries if q.query_id in seen | train} == {"train"}
+    rows = {e.query_id for e in store.table("examples", "examples", Example) if e.part == "train"}
+    assert rows == train
+    slices = store.read_json("evaluate", "verdict")["slices"]
+    verdict = store.read_json("evaluate", "verdict")
+    assert (slices["seen"]["queries"], slices["unseen"]["queries"]) == (len(seen), verdict["queries"])
+    assert slices["unseen"]["comparison"] == verdict["primary"]
+    said = capsys.readouterr()
+    plan = " ".join(said.err.split())
+    assert re.search(r"the verdict will be on about \d+ held-out queries, which can show 0\.\d+; \d+ of training", plan)
+    assert "documents with queries in training" in said.out
+    assert "those queries are measured that training did not get" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_run_is_trained_on_again_with_its_own_settings(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

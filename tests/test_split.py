@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokay.errors import TokayError
 from tokay.records import Passage
 from tokay.settings import SplitSettings
-from tokay.split import parts_of, split_documents
+from tokay.split import is_seen, parts_of, seen_share, split_documents
 
 
 def passages(sizes: list[int], *, heading: str = "") -> list[Passage]:
@@ -50,3 +50,17 @@ def test_few_documents_are_split_by_section() -> None:
 def test_too_little_to_split() -> None:
     with pytest.raises(TokayError, match=r"2 passages or sections are too few to hold one out"):
         split_documents(passages([2]), SplitSettings())
+
+
+def test_queries_of_training_documents_are_held_out_by_their_ids_alone() -> None:
+    settings = SplitSettings(seen_share=0.1)
+    assert [seen_share(n, settings) for n in (0, 99, 100, 1000, 3000)] == [0, 0, 0.1, 0.1, 0.1]
+    assert seen_share(30_000, settings) == pytest.approx(0.01)
+    assert seen_share(1000, SplitSettings(seen_share=0)) == 0
+    ids = [f"q{i}" for i in range(5000)]
+    held = {i for i in ids if is_seen(i, 0.1, settings)}
+    assert 420 <= len(held) <= 580
+    assert held == {i for i in reversed(ids) if is_seen(i, 0.1, settings)}
+    assert {i for i in ids if is_seen(i, 0.05, settings)} < held
+    assert {i for i in ids if is_seen(i, 0.1, SplitSettings(seed=1))} != held
+    assert not any(is_seen(i, 0, settings) for i in ids)

@@ -32,6 +32,7 @@ from tokay.errors import TokayError, did_you_mean
 if TYPE_CHECKING:
     from tokay.llm.ledger import Ledger
     from tokay.search.index import Match
+    from tokay.settings import Settings
     from tokay.store import Run
 
 app = typer.Typer(
@@ -225,6 +226,7 @@ def distill(
         )
     if done is not None:
         _print_verdict(done.verdict, "Held-out documents")
+        _print_slices(done.verdict["slices"])
         if settings.qrels:
             _print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
         out.print(f"model: {escape(str(done.model))}")
@@ -323,6 +325,24 @@ def train(
         str | None, typer.Option(help="A BEIR folder with dev queries; default: the run's own, if it has some.")
     ] = None,
     dev_split: Annotated[str, typer.Option(help="Of its labels.")] = "dev",
+    keep_passages: Annotated[
+        bool,
+        typer.Option(
+            "--keep-passages", help="Train the query side alone; no vector of an index changes (docs/keep-index.md)."
+        ),
+    ] = False,
+    query_side: Annotated[
+        str | None,
+        typer.Option(help="With --keep-passages: map, tower or table; default: tower, or map with --query-vectors."),
+    ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(help="With --keep-passages: the passages' vectors, a .parquet, .npz or .npy; default: the run's."),
+    ] = None,
+    query_vectors: Annotated[
+        str | None,
+        typer.Option(help="With --vectors of an API: its vectors of the run's queries; a matrix comes of it."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print rows, steps, tokens, time and memory; train nothing.")
     ] = False,
@@ -338,6 +358,15 @@ def train(
 
     if out_folder is None and not plan:
         raise TokayError("there is no --out; name the model folder to make, or ask for --plan")
+    if keep_passages:
+        if plan or out_folder is None or soup or dev:
+            raise TokayError("--keep-passages trains a query side and takes no --plan, --soup or --dev; leave them out")
+        settings = settings_for(source, {"train.adapter": adapter}, config=config, overrides=set_ or ())
+        files = {"vectors": vectors or "", "query_vectors": query_vectors or ""}
+        _train_query_side(source, settings, out_folder, form=query_side, base=base, files=files)
+        return
+    if query_side or vectors or query_vectors:
+        raise TokayError("--query-side, --vectors and --query-vectors go with --keep-passages; add it")
     weight = soup if soup in (None, "auto") else _number(soup, "--soup")
     values = {"train.adapter": adapter, "train.soup": weight}
     settings = settings_for(source, values, config=config, overrides=set_ or ())
@@ -363,6 +392,48 @@ def train(
             lines.append(f"model: {done.model}")
     for line in lines:
         out.print(escape(line), soft_wrap=True)
+
+
+def _train_query_side(
+    source: str, settings: Settings, out_folder: Path, *, form: str | None, base: str | None, files: dict[str, str]
+) -> None:
+    from tokay.keeping import read_material, train_query_side
+    from tokay.models.two_sides import FORMS
+    from tokay.tuning import check_out
+
+    chosen = _one_of(form or ("map" if files["query_vectors"] else "tower"), "--query-side", FORMS)
+    assert chosen is not None  # there is a default
+    check_out(out_folder)
+    screen = Screen()
+    with screen.bars:
+        screen.start("reading", None)
+        material = read_material(source, settings, form=chosen, base=base, **files, progress=screen)
+        done = train_query_side(material, settings, out_folder, form=chosen, progress=screen)
+    _print_slices(done.verdict)
+    out.print(f"query side: {escape(str(done.folder))} ({chosen}, {done.seconds:,.0f} s of training)", soft_wrap=True)
+
+
+def _print_slices(slices: dict[str, Any]) -> None:
+    """Base and tuned on documents that training knows, and on others."""
+    from tokay.evaluate.slices import TITLES
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("queries of", "number", "base", "tuned", "nDCG@10 (95 %)", "p", "can show"):
+        table.add_column(name, justify="left" if name == "queries of" else "right", no_wrap=True)
+    for name, found in slices.items():
+        if "comparison" not in found:
+            table.add_row(TITLES[name].lower(), f"{found['queries']:,}", "", "", "too few to say", "", "")
+            continue
+        c = found["comparison"]
+        table.add_row(
+            TITLES[name].lower(),
+            f"{found['queries']:,}",
+            *(f"{found[side]['ndcg@10']:.3f}" for side in ("base", "tuned")),
+            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})",
+            "<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}",
+            f"{c['detectable']:.3f}",
+        )
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
 
 
 @app.command()

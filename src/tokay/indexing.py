@@ -29,6 +29,7 @@ from tokay.language import LANGUAGE_SAMPLE, stems_for
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
 from tokay.models.space import vector_space
+from tokay.models.two_sides import is_two_sided
 from tokay.progress import Progress, Silent
 from tokay.records import Passage, from_batches, schema_of, sha256_text
 from tokay.search.bm25 import BM25, K1, B
@@ -159,7 +160,9 @@ def update_index(
         refuse_other_model(out, before.model, fingerprint, maker.name)
         backend = backend or before.model.backend
     backend = backend or "torch"
-    embedder = Embedder.load(maker.name, backend=backend)
+    embedder = Embedder.load(maker.name, backend=backend).of("passage")
+    if is_two_sided(maker.folder) and is_index(out):  # its passages stay as they were read
+        embedder.config = dataclasses.replace(embedder.config, max_tokens=before.model.cut)
     made = Made(name=maker.name, fingerprint=fingerprint, backend=backend, cut=embedder.config.max_tokens)
     return write_index(embedder, made, source, out, shape, maker=maker, progress=progress or Silent())
 

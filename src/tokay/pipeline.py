@@ -28,6 +28,8 @@ from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
 from tokay.evaluate.qrels import Labels, Words, check_labels, read_labels, write_beir
+from tokay.evaluate.significance import forecast
+from tokay.evaluate.slices import SEEN, UNSEEN, slice_of
 from tokay.evaluate.verdict import (
     Side,
     hits_of,
@@ -66,7 +68,7 @@ from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Hybrid, Ranking
 from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
-from tokay.split import FEW_DOCUMENTS, parts_of, split_documents
+from tokay.split import FEW_DOCUMENTS, is_seen, parts_of, seen_share, split_documents
 from tokay.store import Run, StageOutput, fingerprint
 
 CODE: dict[str, tuple[str, ...]] = {
@@ -114,6 +116,8 @@ class Plan:
     sampled: int
     queries_per_passage: int
     queries: int
+    test_queries: int
+    seen_queries: int
     candidates: int
     llm: str
     paid: bool
@@ -141,6 +145,13 @@ class Plan:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
             said.append(f"{self.queries:,} queries of your own")
+        if self.test_queries:
+            shown = f"about {self.test_queries:,} held-out queries, which can show {forecast(self.test_queries):.3f}"
+            more = f"; {self.seen_queries:,} of training documents, {forecast(self.seen_queries):.3f}"
+            said.append(
+                f"the verdict will be on {shown}{more if self.seen_queries else ''} (difference in nDCG@10 that is "
+                "found four times of five)"
+            )
         return said
 
     def consent(self) -> list[str]:
@@ -452,6 +463,7 @@ class _Distillation:
 
     def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: Sequence[Query]) -> Plan:
         sampled, spent = self.sampled(), spent_in(self.store.path / LEDGER)
+        written = self.written_for(sampled)
         return Plan(
             documents=documents,
             passages=self.store.rows("corpus", "passages"),
@@ -462,6 +474,8 @@ class _Distillation:
             sampled=len(sampled),
             queries_per_passage=self.settings.generate.queries_per_passage,
             queries=len(own),
+            test_queries=written["test"],
+            seen_queries=round(written["train"] * seen_share(written["train"], self.settings.split)),
             candidates=self.settings.mine.candidates,
             llm=self.settings.llm,
             paid=self.annotator.paid,
@@ -566,6 +580,11 @@ class _Distillation:
         ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
         return heapq.nsmallest(settings.passages, ids, key=lambda i: _rank(str(settings.seed), i))
 
+    def written_for(self, sampled: Sequence[str]) -> dict[str, int]:
+        """How many queries are to be written for passages of each part."""
+        parts, each = self.parts(), self.settings.generate.queries_per_passage
+        return {part: each * sum(parts[i] == part for i in sampled) for part in ("train", "dev", "test")}
+
     def generate(self) -> None:
         settings = self.settings.generate
 
@@ -575,7 +594,12 @@ class _Distillation:
             self.refine(sampled)
             absent = sorted((self.annotator.seeds or set()) - set(parts))
             failures += [Failure("generate", i, "recorded, but not a passage of this corpus", "") for i in absent]
+            share = seen_share(self.written_for(sampled)["train"], self.settings.split)
             self.progress.start("writing queries", len(sampled))
+
+            def part_of(query: Query) -> Part:
+                part = parts[query.seed_id]
+                return "seen" if part == "train" and is_seen(query.query_id, share, self.settings.split) else part
 
             def queries() -> Iterator[Query]:
                 for item in self.annotator.generate(
@@ -584,7 +608,7 @@ class _Distillation:
                     if isinstance(item, Failure):
                         failures.append(item)
                     else:
-                        yield dataclasses.replace(item, part=parts[item.seed_id])
+                        yield dataclasses.replace(item, part=part_of(item))
 
             written = out.write("queries", Query, queries())
             out.write("failures", Failure, failures)
@@ -598,6 +622,7 @@ class _Distillation:
         key = {
             **settings.model_dump(mode="json"),
             "annotator": self.annotator.version("generate"),
+            "seen_share": self.settings.split.seen_share,
             "log": fingerprint(Path(self.settings.log)) if self.settings.log else "",
         }
         self.stage("generate", work, settings=key, reads=("corpus", "split"))
@@ -610,7 +635,7 @@ class _Distillation:
             from tokay.vectors import CUTS, choose_cut, encode_corpus, try_cuts, with_cut
 
             base = TorchEmbedder.load(self.base_folder)
-            asked = [q for q in self.queries() if q.part != "test" and q.seed_id]
+            asked = [q for q in self.queries() if q.part in ("train", "dev") and q.seed_id]
             quality = try_cuts(base, self.passages(), asked, cuts=(wanted,) if wanted else CUTS, progress=self.progress)
             cut = choose_cut(quality)
             with_cut(base, cut)
@@ -890,6 +915,8 @@ class _Distillation:
             )
             verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
             verdict["overlap"] = learned["base"][1].get("overlap", {})
+            sliced: dict[str, Part] = {SEEN: "seen", UNSEEN: "test"}
+            verdict["slices"] = {name: self.slice(part, queries, qrels, side, ids) for name, part in sliced.items()}
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(test_qrels), ids, depth=10))
             out.write_json("verdict", verdict)
@@ -907,6 +934,24 @@ class _Distillation:
             "base": self.base_print,
         }
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
+
+    def slice(
+        self,
+        part: Part,
+        queries: Sequence[Query],
+        qrels: Mapping[str, Mapping[str, int]],
+        side: Callable[[str, Sequence[str]], Side],
+        ids: Sequence[str],
+    ) -> dict[str, Any]:
+        """Base and tuned on the queries of one part."""
+        asked = [q for q in queries if q.part == part and q.query_id in qrels]
+        if not asked:
+            return {"queries": 0}
+        base, tuned = (
+            side(name, [q.text for q in asked]).rank(self.settings.evaluate.depth) for name in ("base", "tuned")
+        )
+        groups = {q.query_id: q.seed_id or q.query_id for q in asked}
+        return slice_of(base, tuned, {q: qrels[q] for q in groups}, ids, groups, self.settings.evaluate)
 
     def labels(self) -> None:
         """The same systems on queries and labels that the user brought."""

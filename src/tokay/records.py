@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
-Part = Literal["train", "dev", "test"]
+Part = Literal["train", "dev", "test", "seen"]
+"""Of a document or a query; ``seen`` is a held-out query of a training document, and never a document."""
 
 
 class Record(Protocol):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokay.annotate.prompts import speaks_to_a_model
+from tokay.evaluate.slices import TITLES
 from tokay.records import Change, Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
 from tokay.trace import Trace, trace_queries
@@ -57,6 +58,7 @@ def write_report(run: Run) -> Path:
     parts = [
         _verdict(run, verdict),
         _systems("Held-out documents", verdict),
+        _slices(verdict),
         *([_labels(run)] if run.is_done("labels") else []),
         _funnel(run),
         _examples_section(run),
@@ -189,6 +191,20 @@ def _overlap(verdict: dict[str, Any]) -> str:
     shares: dict[str, float] = verdict.get("overlap", {})
     said = "; ".join(f"{name} queries {share:.0%}" for name, share in shares.items())
     return f" What BM25's best hit has of a query, by rarity of the words: {said}." if said else ""
+
+
+def _slices(verdict: dict[str, Any]) -> str:
+    rows = []
+    for name, found in verdict.get("slices", {}).items():
+        c = found.get("comparison")
+        figures = [f"{found[side]['ndcg@10']:.3f}" for side in ("base", "tuned")] if c else ["", ""]
+        difference = f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "too few to say"
+        rows.append([_e(TITLES[name]), f"{found['queries']:,}", *figures, difference])
+    return (
+        "<h2>Documents with and without queries in training</h2>"
+        + _table(["queries of", "number", "base", "tuned", "nDCG@10 (95 %)"], rows)
+        + "<p>Of documents with queries in training, those queries are measured that training did not get.</p>"
+    )
 
 
 def _labels(run: Run) -> str:

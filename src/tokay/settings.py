@@ -48,6 +48,9 @@ class SplitSettings(_Section):
     dev_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share that the weight of BM25 beside the tuned model is chosen on; with half, it is noise"
     )
+    seen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of the training documents' queries held out, at most 300, for the verdict's seen slice"
+    )
     seed: int = 0
 
 

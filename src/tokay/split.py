@@ -17,6 +17,9 @@ from tokay.settings import SplitSettings
 FEW_DOCUMENTS = 10
 """With fewer documents than this, sections stand in for documents, and the plan says so."""
 
+LEAST_SEEN, MOST_SEEN = 10, 300
+"""Queries of training documents that are held out: fewer say nothing, more would teach more than they show."""
+
 
 def unit_of(passage: Passage, *, by_section: bool) -> str:
     """What is held out as a whole: the passage's document, or its top-level section when documents are few."""
@@ -56,6 +59,23 @@ def parts_of(documents: Sequence[Document], passages: Iterable[Passage]) -> dict
     """Passage id -> part."""
     part = {document.document_id: document.part for document in documents}
     return {p.passage_id: part.get(p.document_id) or part[unit_of(p, by_section=True)] for p in passages}
+
+
+def seen_share(queries: int, settings: SplitSettings) -> float:
+    """The share of the training documents' queries that training does not get.
+
+    Args:
+        queries: of training documents; as many as there will be, where they are not written yet.
+        settings: ``seen_share`` is the most. More than ``MOST_SEEN`` queries would show little more, and fewer than
+            ``LEAST_SEEN`` would show nothing.
+    """
+    held = min(MOST_SEEN, settings.seen_share * queries)
+    return held / queries if held >= LEAST_SEEN else 0.0
+
+
+def is_seen(query_id: str, share: float, settings: SplitSettings) -> bool:
+    """Whether a query of a training document is held out; it depends on nothing but its id, the share and the seed."""
+    return int.from_bytes(_hash(settings.seed, f"seen\0{query_id}")[:8], "big") < share * 2**64
 
 
 def _fill(order: Sequence[str], sizes: Counter[str], share: float) -> set[str]:

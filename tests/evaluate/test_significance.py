@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokay.errors import TokayError
-from tokay.evaluate.significance import compare, sentence
+from tokay.evaluate.significance import SPREAD, compare, forecast, sentence
 
 values = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30)
 
@@ -105,3 +105,10 @@ def test_one_group_says_nothing_about_others() -> None:
 def test_a_value_that_is_not_a_number() -> None:
     with pytest.raises(TokayError, match=r"1 of 4 values are not finite"):
         compare([0.5, float("nan")], [0.1, 0.2])
+
+
+def test_the_forecast_is_what_such_queries_turn_out_to_show() -> None:
+    values = np.random.default_rng(0).normal(0, SPREAD, 900)
+    assert forecast(900) == pytest.approx(compare(values, np.zeros(900), resamples=200).detectable, rel=0.1)
+    assert forecast(658) == pytest.approx(0.0284, abs=1e-4)  # what the manual's verdict had
+    assert (forecast(0), forecast(1)) == (1.0, pytest.approx(2.802 * SPREAD))

@@ -81,7 +81,8 @@ def test_openai_asynchronously(url: str, embedder: Embedder) -> None:
 def test_the_models_are_listed_with_their_aliases(client: Any) -> None:
     names = [model.id for model in client.models.list()]
     assert names == ["tiny", "other", "tiny:query", "tiny:passage", "other:query", "other:passage"]
-    assert client.models.retrieve("tiny:query").model_extra == {"dimensions": [8, 16, 32], "max_tokens": 64}
+    about = {"dimensions": [8, 16, 32], "max_tokens": 64, "vector_space": ""}
+    assert client.models.retrieve("tiny:query").model_extra == about
 
 
 def test_two_models_in_one_process(client: Any, other: Embedder) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokay.models.embedder import Embedder
 from tokay.models.folder import write_prompts
 from tokay.models.static_embedder import TABLE
 from tokay.models.torch_embedder import TorchEmbedder
@@ -103,7 +104,7 @@ def _start(embedder: TorchEmbedder, ids: Sequence[Sequence[int]]) -> NDArray[np.
     return np.asarray(table / np.linalg.norm(table, axis=1).mean(), np.float32)
 
 
-def write_static(embedder: TorchEmbedder, table: NDArray[np.float32], folder: Path) -> None:
+def write_static(embedder: Embedder, table: NDArray[np.float32], folder: Path) -> None:
     """Write a folder that sentence-transformers loads as ``StaticEmbedding`` and ``Embedder`` with backend static."""
     from safetensors.numpy import save_file
 

@@ -64,6 +64,8 @@ class Embedder(ABC):
     config: EmbedderConfig
     tokens: Tokens
     calibration: Calibration | None = None
+    space: str = ""
+    """Fingerprint of its vector space, where whoever loaded it found it out (``models.space``)."""
 
     @staticmethod
     def load(
@@ -92,6 +94,13 @@ class Embedder(ABC):
             raise TokayError(f"threads is {threads}; expected 1 or more (this machine has {os.cpu_count()} cores)")
         if backend not in BACKENDS:
             raise TokayError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}")
+        from tokay.models.two_sides import TwoSided, is_two_sided
+
+        folder = Path(name_or_path).expanduser()
+        if is_two_sided(folder):
+            if backend != "torch":
+                raise TokayError(f"{folder} has a query side of its own, and no form for {backend}; leave backend out")
+            return TwoSided(folder, device=device, threads=threads)
         if backend == "torch":
             from tokay.models.torch_embedder import TorchEmbedder
 
@@ -108,6 +117,11 @@ class Embedder(ABC):
     @abstractmethod
     def width(self) -> int:
         """D, the number of dimensions of a full vector."""
+
+    def of(self, kind: str) -> Embedder:
+        """What encodes texts of a kind: this embedder, or a side of it that is for them."""
+        del kind
+        return self
 
     @abstractmethod
     def run(self, ids: Ids) -> Vectors:
@@ -224,12 +238,21 @@ class Embedder(ABC):
         progress: Progress,
     ) -> Iterator[NDArray[Any]]:
         """Windows of texts to windows of vectors; the next window is tokenised while one is run."""
+
+        def finished(found: Cut) -> NDArray[Any]:
+            vectors = self.finish(self._vectors(*found, workers, progress), dim)
+            return to_precision(vectors, precision, self.calibration)
+
+        first = list(islice(texts, TEXTS_PER_WINDOW))
+        if len(first) < TEXTS_PER_WINDOW:  # all there is: a thread would take longer to start than a short query does
+            if first:
+                yield finished(window(first))
+            return
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
+            waiting = ahead.submit(window, first)
             while (found := waiting.result())[1]:
                 waiting = ahead.submit(window, list(islice(texts, TEXTS_PER_WINDOW)))
-                vectors = self.finish(self._vectors(*found, workers, progress), dim)
-                yield to_precision(vectors, precision, self.calibration)
+                yield finished(found)
 
     def _vectors(
         self, ids: list[list[int]], counts: list[int], workers: int | None, progress: Progress

@@ -47,6 +47,11 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
         return plain, folder
     modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
     unknown = [name for name in modules if name not in _MODULES]
+    if "Router" in modules:
+        raise TokayError(
+            f"{folder} has a side for queries and may have one for passages; for this, name a side's own folder, such "
+            f"as {folder / 'document'}"
+        )
     if "StaticEmbedding" in modules:
         raise TokayError(f"{folder} is a table of token vectors; load it with backend='static'")
     if unknown or "Transformer" not in modules:

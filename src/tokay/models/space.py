@@ -10,6 +10,7 @@ from typing import Any
 from tokay.errors import TokayError
 from tokay.models.folder import read_config
 from tokay.models.locate import model_digest
+from tokay.models.two_sides import is_two_sided, read_about
 
 ABOUT, KEY = "export.json", "vector_space"
 """Where an export without weights says of which model it is."""
@@ -23,11 +24,14 @@ def vector_space(folder: Path) -> str:
     """A hash of what a model's vectors follow from: tensors, vocabulary, pooling, normalisation and prompts.
 
     It is the same after saving the model again, by whatever release, and whatever is put beside it: a card, a
-    calibration, another form of the same weights. The number of tokens that are read is no part of it.
+    calibration, another form of the same weights. The number of tokens that are read is no part of it. Of a folder with
+    a query side of its own it is the passages' space, which that side was trained for.
 
     Raises:
         TokayError: a file of weights or the tokenizer is damaged.
     """
+    if is_two_sided(folder):
+        return read_about(folder).vector_space
     weights = sorted(folder.rglob("*.safetensors"))
     weights = [path for path in weights if path.relative_to(folder).parts[0] not in ("training", "static", "onnx")]
     if not weights:

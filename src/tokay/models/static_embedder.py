@@ -116,7 +116,9 @@ class Words:
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
         self.special = [str(token) for token in tokens.tokenizer.get_added_tokens_decoder().values()]
-        self.seen: dict[str, list[int]] = {}
+        vocabulary = tokens.tokenizer.get_vocab(with_added_tokens=False)
+        # a word of the vocabulary is one token, as the longest piece that fits is taken first
+        self.seen = {word: [token] for word, token in vocabulary.items() if self.WORD.fullmatch(word)}
         self.lock = threading.Lock()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -37,6 +37,7 @@ from tokay.expected import faults_of
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
 from tokay.models.space import vector_space
+from tokay.models.two_sides import TwoSided, is_two_sided
 from tokay.records import Passage, schema_of
 from tokay.search.ann import Hnsw
 from tokay.search.bm25 import BM25
@@ -310,6 +311,8 @@ class Index:
         where = str(name or made.name)
         folder = find_model(where)
         self.check_model(vector_space(folder), where)
+        if is_two_sided(folder):
+            return TwoSided(folder)
         embedder = Embedder.load(where, backend=chosen)
         embedder.config = dataclasses.replace(embedder.config, max_tokens=made.cut)
         return embedder

@@ -64,7 +64,7 @@ def make_app(
         if not batcher.takes:  # the application was ended and begins anew
             batcher.open()
         for embedder in embedders:
-            batcher.prepare(embedder)
+            batcher.prepare(embedder.of("query"))
         yield
         await asyncio.to_thread(batcher.close)
 

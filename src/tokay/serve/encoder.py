@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokay.errors import TokayError
 from tokay.models.embedder import Embedder
 from tokay.serve.batcher import Batcher, Closing, Overloaded
 from tokay.serve.catalogue import Served
@@ -55,16 +56,34 @@ class Encoder:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     async def encode(self, served: Served, asked: Sequence[Asked]) -> Encoded:
-        """Vectors of a request's texts, in their order.
+        """Vectors of a request's texts, in their order; each by the side of the model that is for it.
 
         Raises:
-            Refusal: there are too many tokens, too much waits, or a vector is not finite.
+            Refusal: there are too many tokens, too much waits, a vector is not finite, or the model has no such side.
         """
-        ids = await self.apart(lambda: self._tokenize(served.embedder, asked))
-        tokens = [len(row) for row in ids]
-        self.metrics.asked(served.name, len(ids), sum(tokens))
         try:
-            vectors = await self.batcher.run(served.embedder, ids)
+            sides = await self.apart(lambda: [served.embedder.of(one.kind) for one in asked])
+        except TokayError as error:
+            raise Refusal(400, str(error), param="model") from error
+        places: dict[Embedder, list[int]] = {}
+        for at, side in enumerate(sides):
+            places.setdefault(side, []).append(at)
+        if len(places) == 1:
+            return await self._encode(served.name, sides[0], asked)
+        vectors, tokens = np.empty((len(asked), served.embedder.width), np.float32), [0] * len(asked)
+        for side, rows in places.items():
+            part = await self._encode(served.name, side, [asked[at] for at in rows])
+            vectors[rows] = part.vectors
+            for at, count in zip(rows, part.tokens, strict=True):
+                tokens[at] = count
+        return Encoded(vectors, tokens)
+
+    async def _encode(self, name: str, embedder: Embedder, asked: Sequence[Asked]) -> Encoded:
+        ids = await self.apart(lambda: self._tokenize(embedder, asked))
+        tokens = [len(row) for row in ids]
+        self.metrics.asked(name, len(ids), sum(tokens))
+        try:
+            vectors = await self.batcher.run(embedder, ids)
         except Overloaded as error:
             headers = {"Retry-After": str(error.seconds)}
             raise Refusal(503, str(error), code="overloaded", headers=headers) from error

@@ -75,6 +75,7 @@ class Model(BaseModel):
     owned_by: str
     dimensions: list[int]
     max_tokens: int
+    vector_space: str = Field(description="Vectors of models with the same one can be compared; empty: not known.")
 
 
 class Models(BaseModel):
@@ -100,7 +101,8 @@ def router(catalogue: Catalogue, encoder: Encoder) -> APIRouter:
     def described(name: str) -> dict[str, Any]:
         served = catalogue.find(name)
         sizes = {"dimensions": list(served.widths), "max_tokens": served.embedder.config.max_tokens}
-        return {"id": name, "object": "model", "created": started, "owned_by": "tokay", **sizes}
+        space = {"vector_space": served.embedder.space}
+        return {"id": name, "object": "model", "created": started, "owned_by": "tokay", **sizes, **space}
 
     @routes.get("/v1/models", responses={200: {"model": Models}, 401: refusals[401]})
     async def models() -> Response:

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from tokay.errors import TokayError
 from tokay.expected import faults_of
 from tokay.models.embedder import Backend, Embedder
+from tokay.models.locate import find_model
+from tokay.models.space import vector_space
 from tokay.models.tasks import side_of
 from tokay.search.index import Index, Searcher
 from tokay.serve.options import Options
@@ -67,8 +69,10 @@ def load_models(
     for name, place in places.items():
         models[name] = Embedder.load(place, backend=cast("Backend", backend), threads=threads, merge=merge)
         models[name].keep_once(kept)  # before the next is loaded, so that the peak is one model higher at most
-    for embedder in models.values():
-        embedder.encode(["The first text is the slowest, and no client should wait for it."])
+    for name, embedder in models.items():
+        if backend != "static":  # a table's vectors are its own, whatever it was distilled from
+            embedder.space = vector_space(find_model(places[name]))
+        embedder.encode(["The first text is the slowest, and no client should wait for it."], kind="query")
     return models
 
 
@@ -87,6 +91,7 @@ def load_indexes(words: Sequence[str], *, kept: dict[str, Any] | None = None) ->
         index = Index.open(Path(place))
         indexes[name] = Searcher(index, index.load_model())
         indexes[name].embedder.keep_once(kept)
+        indexes[name].embedder.space = index.header.model.fingerprint
     return indexes
 
 

@@ -1,0 +1,134 @@
+"""The query side of an embedder trained against passage vectors that stay as they are.
+
+Passages cost nothing, as their vectors are there: every query sees all open passages as negatives, its judged ones
+among them. Two towers that part from one are EmbedDistill's case (2301.12005); the loss here is on judgments, not on a
+teacher.
+
+Letters: B queries of a batch, C columns, D width of the backbone, W width of the passages' vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tokay.models.torch_embedder import TorchEmbedder
+from tokay.progress import Progress, Silent
+from tokay.settings import TrainSettings
+from tokay.train.adapters import adapter_of, set_dropout
+from tokay.train.embedder import ready_to_train
+from tokay.train.engine import Engine
+from tokay.train.frozen import Asked, Frozen, Targets, ranking_loss, targets_of
+from tokay.train.loop import Schedule, train
+
+BATCH, EPOCHS, RATE = 64, 4, 1e-4
+"""Queries a step, rounds over all of them, and learning rate (docs/log.md)."""
+TOKENS_PER_FORWARD = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """A trained query side: the embedder, and the matrix (W, D) behind it or None; steps and seconds."""
+
+    embedder: TorchEmbedder
+    matrix: NDArray[np.float32] | None
+    steps: int
+    seconds: float
+
+
+class _Trainee:
+    """What the loop sees: a batch is rows of the targets."""
+
+    def __init__(self, tower: _Tower, ids: Sequence[Sequence[int]], targets: Targets, engine: Engine) -> None:
+        self.module: nn.Module = tower
+        self.tower, self.ids, self.targets, self.engine = tower, ids, targets, engine
+
+    def backward(self, batch: Sequence[int]) -> float:
+        """As ``loop.Trainee``."""
+        with self.engine.autocast():
+            vectors = self.tower([self.ids[i] for i in batch])
+        loss = ranking_loss(vectors, self.targets.some(batch))
+        self.engine.backward(loss)
+        return float(loss.detach())
+
+    def kind(self, batch: Sequence[int]) -> str | None:
+        """All batches are of one kind."""
+        return "queries"
+
+    def describe(self, batch: Sequence[int]) -> Mapping[str, Any]:
+        """Token ids of the queries."""
+        return {"ids": [list(self.ids[i]) for i in batch]}
+
+
+class _Tower(nn.Module):
+    """The embedder, and a linear layer where its vectors are to be in another space."""
+
+    def __init__(self, embedder: TorchEmbedder, prior: NDArray[np.float32] | None) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.head = None if prior is None else nn.Linear(prior.shape[1], prior.shape[0], bias=False)
+        if self.head is not None:
+            self.head.weight.data = torch.from_numpy(np.array(prior, np.float32))
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors (N, W)."""
+        vectors: Tensor = self.embedder.forward_by_length(ids, tokens_per_batch=TOKENS_PER_FORWARD).float()
+        return vectors if self.head is None else self.head(nn.functional.normalize(vectors, dim=1))
+
+
+def train_tower(
+    base: TorchEmbedder,
+    asked: Sequence[Asked],
+    frozen: Frozen,
+    settings: TrainSettings,
+    *,
+    prior: NDArray[np.float32] | None = None,
+    progress: Progress | None = None,
+) -> Tower:
+    """Train a copy of the base to put queries near the passages that answer them.
+
+    Args:
+        base: left as it is.
+        asked: training-side queries.
+        frozen: the passages.
+        settings: of the train stage, of which precision, adapter, freezing and seed matter.
+        prior: (W, D), from the base's space to the passages'; None: they are one.
+        progress: advanced by steps.
+    """
+    progress = progress or Silent()
+    engine = Engine(precision=settings.precision)
+    embedder = base.clone()
+    embedder.config = dataclasses.replace(base.config, normalize=True, dims=())
+    set_dropout(embedder, settings.dropout)
+    adapter = adapter_of(settings)
+    torch.manual_seed(settings.seed)
+    adapter.attach(embedder)
+    tower = _Tower(embedder, prior).to(engine.device)
+    targets = targets_of(asked, frozen)
+    written = embedder.write([asked[i].text for i in targets.rows.tolist()], kind="query")
+    ids = embedder.tokenize(written)
+    count = len(ids)
+    per_epoch = -(-count // BATCH)
+
+    def batches(start: int) -> Iterator[list[int]]:
+        for step in range(start, EPOCHS * per_epoch):
+            order = np.random.default_rng([settings.seed, step // per_epoch]).permutation(count)
+            yield order[step % per_epoch :: per_epoch].tolist()
+
+    schedule = Schedule(steps=EPOCHS * per_epoch, learning_rate=RATE, seed=settings.seed)
+    progress.start("query tower", schedule.steps)
+    began, steps = time.perf_counter(), 0
+    with ready_to_train(embedder, engine, settings):
+        for step in train(_Trainee(tower, ids, targets.to(engine.device), engine), batches, schedule, engine=engine):
+            progress.advance(note=f"loss {step.loss:.3f}")
+            steps += 1
+    adapter.merge(embedder)
+    matrix = None if tower.head is None else tower.head.weight.detach().cpu().numpy()
+    return Tower(embedder.eval(), matrix, steps, time.perf_counter() - began)
