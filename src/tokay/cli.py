@@ -306,12 +306,19 @@ def pretrain_pairs(
 @app.command()
 def train(
     source: Annotated[str, typer.Argument(help="A finished run folder, or a mixture's TOML file (docs/mixture.md).")],
+    what: Annotated[
+        str,
+        typer.Option(help="embedder, or reranker: a cross-encoder from a run's judgments, into RUN/rerank."),
+    ] = "embedder",
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The model folder to make; a training that was cut goes on.")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="minilm, a model folder, or a Hub name; default: the run's, or minilm."),
+        typer.Option(
+            help="minilm, a model folder, or a Hub name; default: the run's, or minilm; of a reranker, the run's tuned "
+            "embedder."
+        ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="What is trained: full (the default) or lora.")] = None,
     soup: Annotated[
@@ -332,7 +339,13 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
     ] = None,
 ) -> None:
-    """Train an embedder on the rows of a run, or on a mixture of sources."""
+    """Train an embedder on the rows of a run, or on a mixture of sources; or a run's reranker (docs/rerank.md)."""
+    if _one_of(what, "--what", ("embedder", "reranker")) == "reranker":
+        others = {"--out": out_folder, "--adapter": adapter, "--soup": soup, "--dev": dev, "--plan": plan}
+        if given := [name for name, value in others.items() if value]:
+            raise TokayError(f"{given[0]} is for an embedder, and --what is reranker; leave it out")
+        _train_reranker(source, base=base, config=config, overrides=set_ or ())
+        return
     from tokay.tuning import check_out, check_source, plan_lines, read_material, run_training, settings_for
 
     if out_folder is None and not plan:
@@ -362,6 +375,47 @@ def train(
             lines.append(f"model: {done.model}")
     for line in lines:
         out.print(escape(line), soft_wrap=True)
+
+
+def _train_reranker(source: str, *, base: str | None, config: Path | None, overrides: Sequence[str]) -> None:
+    from tokay.reranking import check_run, train_run
+    from tokay.tuning import settings_for
+
+    check_run(Path(source).expanduser())
+    settings = settings_for(source, {"rerank.base": base}, config=config, overrides=overrides)
+    screen = Screen()
+    with screen.bars:
+        done = train_run(source, settings, progress=screen)
+    _print_rerank_verdict(done.verdict)
+    if not done.fresh:
+        out.print("unchanged: it had been trained already")
+    out.print(f"reranker: {escape(str(done.folder))}", soft_wrap=True)
+
+
+def _print_rerank_verdict(verdict: dict[str, Any]) -> None:
+    title = f"Held-out documents: {verdict['queries']} queries"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("system", "nDCG@10", "Recall@10", "MRR", "judged@10", "ms, p50", "difference (95 %)", "p"):
+        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    for row in verdict["rows"]:
+        c = row.get("comparison")
+        table.add_row(
+            row["label"],
+            *(f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "mrr")),
+            f"{row['judged@10']:.0%}",
+            f"{row['ms']:.0f}",
+            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
+            ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
+        )
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+    out.print(
+        f"{verdict['layers']} layers, {verdict['backend']}, weight {verdict['weight']:g}; it reads "
+        f"{verdict['read']:.1f} of at most {verdict['depth']} candidates.",
+        soft_wrap=True,
+    )
+    out.print(f"[bold]{escape(verdict['sentence'])}[/bold]", soft_wrap=True)
+    if not verdict["use"]:
+        out.print("It was not shown to be better, so 'tokay search --rerank' leaves it out.", soft_wrap=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokay.export.onnx import quiet
 from tokay.export.parity import cosines_of
@@ -95,7 +96,7 @@ class _Reader:
 def write_int8(
     source: Path, out: Path, exact: OnnxEmbedder, texts: Sequence[str], *, schemes: Sequence[str] = tuple(SCHEMES)
 ) -> list[Tried]:
-    """Quantise a graph in every way, and keep the first that is close enough, or else the closest.
+    """Quantise an embedder's graph; arguments and result as of ``choose_int8``.
 
     Args:
         source: the graph in float32.
@@ -103,12 +104,38 @@ def write_int8(
         exact: the same graph, loaded.
         texts: real ones, as the model sees them in use; the longest calibrate, all measure.
         schemes: of ``SCHEMES``, in order of preference.
+    """
+    reference = exact.encode(texts)
+
+    def cosines(path: Path) -> NDArray[np.float64]:
+        return cosines_of(OnnxEmbedder(path, exact.tokens, exact.config).encode(texts), reference)
+
+    batches = _batches(exact.tokens, exact.tokenize(texts))
+    return choose_int8(source, out, batches, cosines, schemes=schemes)
+
+
+def choose_int8(
+    source: Path,
+    out: Path,
+    batches: Sequence[Mapping[str, Any]],
+    closeness: Callable[[Path], NDArray[np.float64]],
+    *,
+    schemes: Sequence[str] = tuple(SCHEMES),
+    enough: float = ENOUGH,
+) -> list[Tried]:
+    """Quantise a graph in every way, and keep the first that is close enough, or else the closest.
+
+    Args:
+        source: the graph in float32.
+        out: where the chosen one is written.
+        batches: inputs to calibrate with, of one shape; what dynamic schemes do not look at.
+        closeness: of a quantised graph to the exact one, on real texts: cosines, or what is like them.
+        schemes: of ``SCHEMES``, in order of preference.
+        enough: mean closeness that is.
 
     Returns:
         What was tried, in order; the last is the one that was kept.
     """
-    reference = exact.encode(texts)
-    batches = _batches(exact.tokens, exact.tokenize(texts))
     best: Tried | None = None
     tried = []
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, quiet():
@@ -116,12 +143,12 @@ def write_int8(
             path = Path(folder) / "model.onnx"
             SCHEMES[scheme](source, path, batches)
             shrink_tables(path)
-            cosines = cosines_of(OnnxEmbedder(path, exact.tokens, exact.config).encode(texts), reference)
-            tried.append(found := Tried(scheme, float(cosines.mean()), float(cosines.min())))
-            if best is None or found.mean > best.mean:
-                best = found
+            found = closeness(path)
+            tried.append(now := Tried(scheme, float(found.mean()), float(found.min())))
+            if best is None or now.mean > best.mean:
+                best = now
                 path.replace(out)
-            if found.mean >= ENOUGH:
+            if now.mean >= enough:
                 break
     assert best is not None
     return [*(t for t in tried if t != best), best]
