@@ -69,6 +69,82 @@ def test_the_row_without_a_reranker_is_that_of_the_runs_verdict(reranked: Path) 
     assert plain["ndcg@10"] == pytest.approx(rows["tuned+BM25"]["ndcg@10"])
 
 
+def used(run: Path, to: Path, *, use: bool = True) -> Path:  # noqa: F811
+    """A copy of a run whose verdict on the reranker is another."""
+    shutil.copytree(run, to)
+    about = json.loads((to / "rerank" / ABOUT).read_text())
+    for form in about["forms"]:
+        form["weight"] = 1.0
+    (to / "rerank" / ABOUT).write_text(json.dumps({**about, "use": use, "sentence": "it was not"}))
+    return to
+
+
+def found(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, float]]:
+    return [(entry["id"], entry["score"]) for entry in json.loads(capsys.readouterr().out)["data"]]
+
+
+def test_a_run_and_its_index_rerank_alike(reranked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = used(reranked, tmp_path / "run")  # noqa: F811
+    settings = (run / "run.toml").read_text()
+    documents = next(line.split('"')[1] for line in settings.splitlines() if line.startswith("documents"))
+    assert call("index", run, documents, "--out", tmp_path / "index") == 0
+    capsys.readouterr()
+    assert call("search", run, "read the file", "--rerank", "--json") == 0
+    own = found(capsys)
+    assert call("search", tmp_path / "index", "read the file", "--rerank", "--json") == 0
+    other = found(capsys)
+    if json.loads((run / "evaluate" / "verdict.json").read_text())["use"] == "tuned":
+        assert [p for p, _ in own] == [p for p, _ in other]
+    assert call("search", tmp_path / "index", "read the file", "--hybrid", "--json") == 0
+    assert found(capsys) != other
+    folder = run / "rerank" / "layers-1"
+    assert call("search", tmp_path / "index", "read the file", "--reranker", folder, "--json") == 0
+    scores = [score for _, score in found(capsys)]
+    assert scores == sorted(scores, reverse=True)
+    assert call("search", run, "read the file", "--rerank", "--latency-ms", "60000", "--json") == 0
+    assert len(found(capsys)) == 5
+
+
+def test_one_that_did_not_help_is_left_out(reranked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = used(reranked, tmp_path / "run", use=False)  # noqa: F811
+    assert call("search", run, "read the file", "--rerank") == 0
+    assert "The reranker is left out, since its verdict was: it was not." in " ".join(capsys.readouterr().err.split())
+
+
+def test_search_says_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    assert call("search", run, "read", "--rerank") == 1
+    assert "has no reranker; train one with" in capsys.readouterr().err
+    assert call("search", run, "read", "--latency-ms", "100") == 1
+    assert "--latency-ms is of reranking" in capsys.readouterr().err
+
+
+def test_a_served_run_brings_its_reranker(reranked: Path, tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from tokay.search.index import Index, Searcher
+    from tokay.serve import make_app
+    from tokay.serve.start import load_models, load_rerankers
+
+    run = used(reranked, tmp_path / "run")  # noqa: F811
+    settings = (run / "run.toml").read_text()
+    documents = next(line.split('"')[1] for line in settings.splitlines() if line.startswith("documents"))
+    assert call("index", run, documents, "--out", tmp_path / "index") == 0
+    index = Index.open(tmp_path / "index")
+    searcher = Searcher(index, index.load_model())
+    rerankers = load_rerankers((), [str(run)], {"manual": searcher})
+    assert set(rerankers) == {"run", "manual"}
+    with TestClient(make_app(load_models([str(run)]), indexes={"manual": searcher}, rerankers=rerankers)) as client:
+        answer = client.post("/v1/search", json={"query": "read the file", "rerank": True})
+        assert answer.status_code == 200
+        weight = index.header.bm25_weight
+        expected = searcher.search(["read the file"], top=10, weight=weight, reranker=rerankers["manual"])[0]
+        assert [e["id"] for e in answer.json()["data"]] == [m.passage.passage_id for m in expected]
+    assert load_rerankers((), [str(used(reranked, tmp_path / "other", use=False))]) == {}
+    with TestClient(make_app(load_models([str(run)]), indexes={"manual": searcher})) as client:
+        refused = client.post("/v1/search", json={"query": "read", "rerank": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "rerank")
+
+
 def test_every_form_scores_alike(reranked: Path) -> None:
     folder = reranked / "rerank"
     pairs = [("open a file", "read the file and close it"), ("zip", "send a message"), ("zip", "")]

@@ -29,6 +29,7 @@ import tokay
 from tokay.errors import TokayError, did_you_mean
 
 if TYPE_CHECKING:
+    from tokay.finder import Reranked
     from tokay.llm.ledger import Ledger
     from tokay.search.index import Match
     from tokay.store import Run
@@ -599,22 +600,59 @@ def search(
         str | None,
         typer.Option(help="Of an index: torch, onnx, onnx-int8 or static; default: the one that made it."),
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Fuse with BM25, and let the run's reranker read the first results.")
+    ] = False,
+    reranker: Annotated[
+        str | None,
+        typer.Option(help="Of an index: let this one read them: a run, or a CrossEncoder's folder or Hub name."),
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(min=0, help="What reranking may take; chooses its form and depth, on this machine.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank passages for a query: those of an index; or those of a run, by base and tuned side by side."""
     from tokay.search.index import is_index
 
+    if latency_ms is not None and not rerank and reranker is None:
+        raise TokayError("--latency-ms is of reranking; ask for --rerank too, or leave it out")
     if is_index(where):
         from tokay.finder import search_index
         from tokay.models.embedder import BACKENDS
 
         chosen = _one_of(backend, "--backend", BACKENDS)
-        found = search_index(where, query, top=top, hybrid=hybrid, weight=weight, model=model, backend=chosen)
-        _print_matches(found, as_json=as_json)
+        answer = search_index(
+            where,
+            query,
+            top=top,
+            hybrid=hybrid,
+            weight=weight,
+            model=model,
+            backend=chosen,
+            rerank=rerank,
+            reranker=reranker,
+            latency_ms=latency_ms,
+        )
+        _print_reranked(answer, as_json=as_json)
         return
-    if weight is not None or model is not None or backend is not None:
-        raise TokayError(f"--weight, --model and --backend are for an index, and {where} is none; leave them out")
+    if weight is not None or model is not None or backend is not None or reranker is not None:
+        raise TokayError(
+            f"--weight, --model, --backend and --reranker are for an index, and {where} is none; leave them out"
+        )
+    if rerank:
+        from tokay.finder import search_run_reranked
+
+        answer = search_run_reranked(_run_or_index(where), query, top=top, latency_ms=latency_ms)
+        _print_reranked(answer, as_json=as_json)
+        return
     _search_run(where, query, top=top, hybrid=hybrid, as_json=as_json)
+
+
+def _print_reranked(answer: Reranked, *, as_json: bool) -> None:
+    if answer.left_out:
+        err.print(f"The reranker is left out, since its verdict was: {escape(answer.left_out)}.", soft_wrap=True)
+    _print_matches(answer.matches, as_json=as_json)
 
 
 def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
@@ -686,6 +724,17 @@ def serve(
         list[str] | None,
         typer.Option("--index", help="An index that 'tokay index' made, for /v1/search; NAME=PATH too. Repeatable."),
     ] = None,
+    reranker_folders: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reranker",
+            help="A run or a CrossEncoder's folder, for /v1/rerank; NAME=PATH too. A run that is served or that made a "
+            "served index brings its own, if its verdict was for it. Repeatable.",
+        ),
+    ] = None,
+    rerank_ms: Annotated[
+        float | None, typer.Option(min=0, help="What reranking a search may take; chooses form and depth.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a key.")] = (
         "127.0.0.1"
@@ -715,7 +764,7 @@ def serve(
 ) -> None:
     """Serve embeddings to the clients of OpenAI, Google, Cohere and Jina (docs/serve.md)."""
     from tokay.serve.server import Server, listen
-    from tokay.serve.start import load_indexes, load_models, make_options
+    from tokay.serve.start import load_indexes, load_models, load_rerankers, make_options
 
     options = make_options(
         api_keys=api_key,
@@ -730,8 +779,10 @@ def serve(
         indexes = load_indexes(index_folders or ())
         models = load_models(runs or (), backend=backend, threads=threads)
         models = models or {name: searcher.embedder for name, searcher in indexes.items()}
-        server = Server(models, options, listener, indexes=indexes)
+        rerankers = load_rerankers(reranker_folders or (), runs or (), indexes, latency_ms=rerank_ms, threads=threads)
+        server = Server(models, options, listener, indexes=indexes, rerankers=rerankers)
         served = f"serving {', '.join(models)}" + (f"; index {', '.join(indexes)}" if indexes else "")
+        served += f"; reranker {', '.join(rerankers)}" if rerankers else ""
         out.print(f"{escape(served)} on {escape(server.url)}", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

@@ -125,7 +125,7 @@ def calibration(logits: NDArray[np.float32], relevant: NDArray[np.bool_]) -> tup
         return 1.0, 0.0
     x = np.stack([np.asarray(logits, np.float64), np.ones(len(logits))], 1)  # (N, 2)
     y, start = relevant.astype(np.float64), np.array([1.0, 0.0])
-    pull = 1e-3 * len(y)
+    pull = 1e-4 * len(y)
     found = start.copy()
     for _ in range(50):
         p = np.clip(probability(x @ found).astype(np.float64), 1e-6, 1 - 1e-6)

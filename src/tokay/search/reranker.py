@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,10 +143,20 @@ def choose(about: About, paces: Mapping[int, Pace], budget: float) -> tuple[int,
     return best[2], best[3]
 
 
-class Reranker:
+class Scores(Protocol):
+    """What reads pairs: a cross-encoder, or what runs one somewhere else."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Logits of (query, passage) pairs, (N,)."""
+
+
+M = TypeVar("M", bound=Scores, covariant=True)
+
+
+class Reranker(Generic[M]):
     """A cross-encoder with the rule that it is used by."""
 
-    def __init__(self, model: CrossEncoder, rule: Rule, about: About | None = None) -> None:
+    def __init__(self, model: M, rule: Rule, about: About | None = None) -> None:
         self.model, self.rule, self.about = model, rule, about
 
     @classmethod
@@ -158,7 +168,7 @@ class Reranker:
         latency_ms: float | None = None,
         threads: int | None = None,
         measure: Callable[[CrossEncoder, int], Pace] = measure_pace,
-    ) -> Reranker:
+    ) -> Reranker[CrossEncoder]:
         """Load a run's reranker, the folder of one, or any CrossEncoder.
 
         Args:
@@ -188,7 +198,7 @@ class Reranker:
                         f"{latency_ms:g} ms; raise --latency-ms, or search without --rerank"
                     )
                 rule = Rule(depth=min(100, depth))
-            return cls(model, rule)
+            return Reranker(model, rule)
         about = read_about(folder)
         kept = [form for form in about.forms if backend in (None, form.backend)]
         if not kept:
@@ -208,7 +218,7 @@ class Reranker:
             paces = {n: measure(loaded(n), about.pair_tokens) for n in range(len(kept))}
             number, depth = choose(about, paces, latency_ms)
         form = kept[number]
-        return cls(loaded(number), Rule(form.weight, depth, form.ceiling, about.top), about)
+        return Reranker(loaded(number), Rule(form.weight, depth, form.ceiling, about.top), about)
 
     def rerank(
         self,
