@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,8 @@ class RunView:
         rows = np.array([i for i, p in enumerate(self.ids) if self.parts[p] == "train"], np.int64)
         texts = {e.query_id: e.query for e in examples}
         vectors = unit(embedder.encode(list(texts.values()), kind="query"))
-        indices, scores = top_k(vectors, np.asarray(self.vectors[rows], np.float32), NEAR)
+        depth = min(NEAR, len(rows) // 2)  # of a small corpus something must be left that is far
+        indices, scores = top_k(vectors, np.asarray(self.vectors[rows], np.float32), depth)
         return {
             query_id: [(self.ids[rows[i]], s) for i, s in zip(row, found, strict=True) if i >= 0]
             for query_id, row, found in zip(texts, indices.tolist(), scores.tolist(), strict=True)
@@ -182,6 +184,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
             reads=("corpus", "split", "generate", "judge", "examples", "train", "evaluate"),
             code=CODE,
         )
+        shutil.rmtree(run.path / "checkpoints" / FOLDER, ignore_errors=True)
         return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), result.fresh)
 
 

@@ -274,8 +274,12 @@ class RerankSettings(_Section):
     max_tokens: Annotated[int, Field(ge=16)] = Field(160, description="cut of a query and a passage together")
 
     # the lists
-    candidates: Annotated[int, Field(ge=2, le=100)] = Field(12, description="of a list: judged, near and easy ones")
+    candidates: Annotated[int, Field(ge=2, le=100)] = Field(8, description="of a list: judged, near and easy ones")
     easy_negatives: Annotated[int, Field(ge=0)] = Field(2, description="of a list, drawn from no ranking")
+    easy_first: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3,
+        description="share of the steps, the first, with easy negatives alone: what a new head can learn from",
+    )
     unjudged_below: Annotated[float, Field(ge=0, le=1)] = Field(
         0.95,
         description="an unjudged passage of the retriever's is a negative below this share of the answer's cosine "
@@ -287,9 +291,9 @@ class RerankSettings(_Section):
         "listwise", description="ListNet against softmax(grade / T), or binary cross-entropy against grade / 3"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(0.5, description="T of the listwise loss, in grades")
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 2
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="lists")
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

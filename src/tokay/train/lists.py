@@ -7,6 +7,9 @@ RocketQA (2010.08191) found 70 % of the top unlabelled passages of MS MARCO to b
 - what the tuned retriever returns and nobody judged is a negative only where it scores clearly below the query's best
   answer (NV-Retriever's share of the positive's score, 2407.15831);
 - what stands in no ranking at all is an easy negative, drawn anew each time.
+
+A new head on an embedder's backbone has never compared two texts, and on hard candidates alone its loss stays where it
+began for hundreds of steps; on easy ones it falls at once (docs/log.md). So training begins with easy negatives.
 """
 
 from __future__ import annotations
@@ -86,12 +89,14 @@ class ListBatch:
         listed: (B, K) bool, where a list has a candidate.
         grades: (B, K) theirs; pairs stand in its order, row by row.
         rows: the lists, and the passages of each.
+        easy: whether all negatives are easy.
     """
 
     pairs: tuple[tuple[str, str], ...]
     listed: Tensor
     grades: Tensor
     rows: tuple[tuple[RankList, tuple[str, ...]], ...]
+    easy: bool
 
 
 class ListMaker:
@@ -124,7 +129,8 @@ class ListMaker:
     def make(self, lists: Sequence[RankList], step: int) -> ListBatch:
         """The batch of some lists."""
         random = np.random.default_rng([self.settings.seed, 3, step])
-        rows = [(one, self._chosen(one, random)) for one in lists]
+        easy = step < self.settings.easy_first * self.steps()
+        rows = [(one, self._chosen(one, random, easy=easy)) for one in lists]
         width = max(len(ids) for _, ids in rows)
         listed = torch.zeros((len(rows), width), dtype=torch.bool)
         grades = torch.zeros((len(rows), width))
@@ -133,15 +139,15 @@ class ListMaker:
             listed[i, : len(ids)] = True
             grades[i, : len(ids)] = torch.tensor([float(one.judged.get(p, 0)) for p in ids])
             pairs += [(one.query, written(self.texts[p][1], self.texts[p][0])) for p in ids]
-        return ListBatch(tuple(pairs), listed, grades, tuple(rows))
+        return ListBatch(tuple(pairs), listed, grades, tuple(rows), easy)
 
-    def _chosen(self, one: RankList, random: Any) -> tuple[str, ...]:
-        """Candidates of a list: its answers, then judged and near ones by chance, the rest easy ones."""
+    def _chosen(self, one: RankList, random: Any, *, easy: bool) -> tuple[str, ...]:
+        """Candidates of a list: its answers, then judged and near ones by chance, the rest easy ones, or all of it."""
         wanted = self.settings.candidates
         answers = [p for p, grade in one.judged.items() if grade >= RELEVANT]
         answers = random.permutation(answers).tolist()[: max(1, wanted // 2)]
-        hard = [p for p, grade in one.judged.items() if grade < RELEVANT] + list(one.near)
-        easy = min(self.settings.easy_negatives, wanted - len(answers))
-        chosen = [*answers, *random.permutation(hard).tolist()[: wanted - len(answers) - easy]]
+        hard = [] if easy else [p for p, grade in one.judged.items() if grade < RELEVANT] + list(one.near)
+        room = wanted - len(answers) - min(self.settings.easy_negatives, wanted - len(answers))
+        chosen = [*answers, *random.permutation(hard).tolist()[:room]]
         drawn = [self.ids[i] for i in random.choice(len(self.ids), min(len(self.ids), 4 * wanted), replace=False)]
         return tuple(chosen + [p for p in drawn if p not in one.known][: wanted - len(chosen)])

@@ -82,8 +82,8 @@ class RerankerTrainee:
         return self.model([cut.ids[i] for i in chunk])  # type: ignore[no-any-return]
 
     def kind(self, batch: ListBatch) -> str:
-        """All lists are of one kind."""
-        return "lists"
+        """Losses of easy lists are lower than those of hard ones."""
+        return "easy" if batch.easy else "hard"
 
     def describe(self, batch: ListBatch) -> Mapping[str, Any]:
         """The batch's lists."""
@@ -174,7 +174,8 @@ def tune_reranker(
         maker: the lists.
         settings: of the reranker.
         logs: a folder.
-        checkpoints: where an unfinished training is kept; emptied when it is done. None: nowhere.
+        checkpoints: where an unfinished training is kept, and a finished one, until the caller removes it. None:
+            nowhere.
         base_print: fingerprint of what it begins with, for the checkpoints.
         progress: where to report.
         look: the dev queries' figure, for early stopping.
@@ -205,7 +206,6 @@ def tune_reranker(
     lines = close_log(journal, 1)
     if checkpoints is not None:
         shutil.copyfile(journal, logs / journal.name)
-        shutil.rmtree(checkpoints)
     return Trained(
         lists=len(maker.lists),
         steps=len(lines),
@@ -236,6 +236,7 @@ _TRAINING = {
     "temperature",
     "candidates",
     "easy_negatives",
+    "easy_first",
     "epochs",
     "batch_size",
     "learning_rate",
