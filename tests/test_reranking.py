@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ def test_the_folder_has_models_forms_and_a_verdict(reranked: Path, capsys: pytes
     c = verdict["rows"][1]["comparison"]
     assert c["mean_a"] == pytest.approx(verdict["rows"][1]["ndcg@10"])
     assert c["mean_b"] == pytest.approx(verdict["rows"][0]["ndcg@10"])
+    assert "tuned+BM25+reranker" in (reranked / "report.html").read_text()
     training = json.loads((folder / "training.json").read_text())
     assert [story["layers"] for story in training] == [2, 1]
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
@@ -154,6 +157,28 @@ def test_every_form_scores_alike(reranked: Path) -> None:
             if form.folder == name and form.backend != "torch":
                 found = CrossEncoder.load(folder / name, backend=form.backend).score(pairs)
                 np.testing.assert_allclose(found, exact, atol=2e-5 if form.backend == "onnx" else 0.2)
+
+
+def test_an_exported_reranker_needs_no_torch(reranked: Path) -> None:
+    folder = next((reranked / "rerank" / form.folder for form in read_about(reranked / "rerank").forms), None)
+    program = """
+import sys
+for name in ("torch", "transformers", "sentence_transformers", "onnx"):
+    sys.modules[name] = None
+from tokay import TokayError
+from tokay.models.cross_encoder import CrossEncoder
+model = CrossEncoder.load(sys.argv[1], backend="onnx")
+print(model.score([("open a file", "read the file"), ("zip", "stone")]).shape)
+try:
+    CrossEncoder.load(sys.argv[1])
+except TokayError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "(2,)",
+        "a reranker in torch needs the package 'torch': pip install 'tokay[embed]'",
+    ], done.stderr
 
 
 def test_a_run_without_judgments_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811

@@ -22,6 +22,7 @@ from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
 from tokay.progress import Progress, Silent
 from tokay.records import Document, Example, Hit, Judgment, Passage, Query
+from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Ranking
@@ -185,6 +186,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
             code=CODE,
         )
         shutil.rmtree(run.path / "checkpoints" / FOLDER, ignore_errors=True)
+        write_report(run)
         return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), result.fresh)
 
 
