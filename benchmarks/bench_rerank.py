@@ -2,9 +2,9 @@
 
 Needs --run, a finished run on Python's manual; it trains a reranker for each number of layers there (or takes what was
 trained) and prints depth x layers x precision: nDCG@10 on held-out queries, the difference to the ranking without it
-with its interval, and the median milliseconds of reranking a query among 5,000 passages. Choices were made on dev
-queries; held-out ones are read here only. With --data, SciFact too: a run is made from scifact-recorded's queries and
-judgments, and the human claims are asked once.
+with its interval, and the median milliseconds of reading a query's candidates, which do not depend on how many
+passages there are. Choices were made on dev queries; held-out ones are read here only. For SciFact name a run on its
+corpus (tokay distill DATA/scifact --llm recorded:DATA/scifact-recorded): --claims asks the human claims, once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,10 @@ from tokay.reranking import Asked, RunView
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k
 from tokay.search.rerank import Rule, candidates, probability, scaled
-from tokay.search.reranker import FOLDER, Form, read_about
+from tokay.search.reranker import FOLDER, read_about
 from tokay.settings import resolve
 
 DEPTHS = (5, 10, 20)
-PASSAGES = 5_000
 TIMED = 60
 TARGET_MS, TARGET_MINUTES = 250, 20
 
@@ -82,7 +80,7 @@ def compared(view: RunView, asked: Asked, what: str) -> None:
     groups = [q.seed_id or q.query_id for q in asked.queries]
     print(f"{len(asked.queries)} {what}, {len(view.ids):,} passages; tuned+BM25: nDCG@10 {without.mean():.4f}")
     rows = []
-    for form in forms(view, about.forms):
+    for form in sorted(about.forms, key=lambda form: (-form.layers, form.backend)):
         model = CrossEncoder.load(view.run.path / FOLDER / form.folder, backend=form.backend)
         read = logits(view, asked, model, max(DEPTHS))
         for depth in DEPTHS:
@@ -108,11 +106,6 @@ def compared(view: RunView, asked: Asked, what: str) -> None:
     head = ["layers", "form", "depth", "read", "alone", "mixed", "stopped early", "to tuned+BM25 (95 %)", "ms, p50"]
     table(head, rows)
     print(f"target: depth 10 in onnx-int8 below {TARGET_MS} ms; weights {[f.weight for f in about.forms]}\n")
-
-
-def forms(view: RunView, known: Sequence[Form]) -> list[Form]:
-    """Every form that is there; the exact graph of each beside those that the run kept."""
-    return sorted(known, key=lambda form: (-form.layers, form.backend))
 
 
 def logits(view: RunView, asked: Asked, model: CrossEncoder, depth: int) -> Read:

@@ -320,12 +320,11 @@ class _Work:
             self.progress.start("exporting the reranker", None)
             lists, mask = self.pairs(self.seen), exact.there()
             filled = np.zeros_like(exact.logits)
+            as_used = choose_rule(exact, depth=self.settings.depth, top=TOP)
 
             def quality(logits: NDArray[np.float32]) -> float:
                 filled[mask] = logits
-                return float(
-                    dataclasses.replace(exact, logits=filled).quality(Rule(1.0, self.settings.depth, top=TOP)).mean()
-                )
+                return float(dataclasses.replace(exact, logits=filled).quality(as_used).mean())
 
             done = export_reranker(model, folder, lists, exact.logits[mask], quality)
             for one in done:
