@@ -271,10 +271,10 @@ class RerankSettings(_Section):
         (0,),
         description="keep its first so many layers, 0: all; one reranker for each, the first is the default",
     )
-    max_tokens: Annotated[int, Field(ge=16)] = Field(160, description="cut of a query and a passage together")
+    max_tokens: Annotated[int, Field(ge=16)] = Field(128, description="cut of a query and a passage together")
 
     # the lists
-    candidates: Annotated[int, Field(ge=2, le=100)] = Field(8, description="of a list: judged, near and easy ones")
+    candidates: Annotated[int, Field(ge=2, le=100)] = Field(6, description="of a list: judged, near and easy ones")
     easy_negatives: Annotated[int, Field(ge=0)] = Field(2, description="of a list, drawn from no ranking")
     easy_first: Annotated[float, Field(ge=0, le=1)] = Field(
         0.3,
@@ -291,9 +291,13 @@ class RerankSettings(_Section):
         "listwise", description="ListNet against softmax(grade / T), or binary cross-entropy against grade / 3"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(0.5, description="T of the listwise loss, in grades")
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 2
+    epochs: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="enough to be better; more: untried (docs/log.md)"
+    )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="lists")
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        2e-4, description="a new head began to learn at it (docs/log.md)"
+    )
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -301,7 +305,7 @@ class RerankSettings(_Section):
     patience: Annotated[int, Field(ge=0)] = Field(
         3, description="looks at dev queries without a better nDCG@10; 0: off"
     )
-    looks: Annotated[int, Field(ge=1)] = Field(6, description="at the dev queries, evenly spread over the training")
+    looks: Annotated[int, Field(ge=1)] = Field(3, description="at the dev queries, evenly spread over the training")
     dev_queries: Annotated[int, Field(ge=2)] = Field(400, description="dev queries that its weight is chosen on")
     look_queries: Annotated[int, Field(ge=2)] = Field(100, description="dev queries of a look")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

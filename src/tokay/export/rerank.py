@@ -18,6 +18,8 @@ from tokay.models.torch_cross_encoder import TorchCrossEncoder
 
 DYNAMIC = tuple(name for name in SCHEMES if name.startswith("dynamic"))
 """Ranges taken from calibration texts were far worse for embedders (docs/log.md), and take longest."""
+ROUNDING = 1e-4
+"""In logits: what a runtime may change; where all logits of a list are nearly equal, a correlation says nothing."""
 Lists = Sequence[Sequence[tuple[str, str]]]
 """Pairs of each query."""
 
@@ -132,12 +134,13 @@ def compare_logits(
 
 
 def correlations(exact: NDArray[np.float32], found: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np.float64]:
-    """Pearson's correlation of two models' logits within each list; 1 where the exact ones are all equal."""
+    """Pearson's correlation of two models' logits within each list; 1 where they differ by a shift and rounding."""
     ends = np.cumsum([0, *sizes])
     values = []
     for start, end in itertools.pairwise(ends.tolist()):
         a, b = (np.asarray(part[start:end], np.float64) for part in (exact, found))
         a, b = a - a.mean(), b - b.mean()
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        values.append(float(a @ b) / lengths if lengths > 1e-9 else float(np.linalg.norm(a) < 1e-9))
+        alike = float(np.abs(a - b).max()) < ROUNDING
+        values.append(1.0 if alike else float(a @ b) / max(lengths, 1e-12))
     return np.array(values)

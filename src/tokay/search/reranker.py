@@ -238,7 +238,7 @@ class Reranker(Generic[M]):
             texts: passages as rerankers read them, by index.
             top: results for which the order shall be right; None: as the rule has it.
         """
-        rule = self.rule if top is None else dataclasses.replace(self.rule, top=max(top, self.rule.top))
+        rule = self.rule if top is None else dataclasses.replace(self.rule, top=top)
 
         def scorer(some: NDArray[np.int64]) -> NDArray[np.float32]:
             return self.model.score([(query, text) for text in texts(some.tolist())])

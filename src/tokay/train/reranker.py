@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ class RerankerTrainee:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a training did."""
+    """What a training did; ``seconds`` are of its steps, also of those before it was cut, and of no look."""
 
     lists: int
     steps: int
@@ -147,7 +146,7 @@ def train_reranker(
         warmup=settings.warmup,
         weight_decay=settings.weight_decay,
         patience=settings.patience if look else 0,
-        look_every=max(1, maker.steps() // settings.looks),
+        look_every=-(-maker.steps() // settings.looks),
         seed=settings.seed,
     )
     on_cpu = engine.precision == "bf16" and engine.device.type == "cpu"
@@ -188,7 +187,7 @@ def tune_reranker(
             f"{len(maker.lists)} queries with a passage that answers them are in the training part; expected at "
             "least 2: write more queries (generate.passages)"
         )
-    engine, began, work = Engine(precision=settings.precision), time.perf_counter(), Work()
+    engine, work = Engine(precision=settings.precision), Work()
     size = 4 * sum(p.numel() for p in model.parameters())
     need_room(logs, size + (7 * size if checkpoints and settings.checkpoint_minutes else 0))
     logs.mkdir(parents=True, exist_ok=True)
@@ -210,7 +209,7 @@ def tune_reranker(
         lists=len(maker.lists),
         steps=len(lines),
         planned=maker.steps(),
-        seconds=time.perf_counter() - began,
+        seconds=sum(line["seconds"] for line in lines),
         pairs=sum(line["texts"] for line in lines),
         tokens=sum(line["tokens"] for line in lines),
         loss=float(lines[-1]["loss"]) if lines else None,
