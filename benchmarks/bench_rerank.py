@@ -13,6 +13,7 @@ import dataclasses
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--layers", default="0,3", help="rerankers to train, by layers kept; 0: all")
+    parser.add_argument("--forms", default="onnx,onnx-int8,torch", help="which of those that there are")
     parser.add_argument("--set", action="append", default=[], help="settings of the reranker, as for tokay train")
     parser.add_argument("--claims", action="store_true", help="ask SciFact's human claims (once)")
     options = parser.parse_args()
@@ -58,9 +60,9 @@ def main() -> None:
     run = open_run(options.run)
     view = RunView(run, resolve({}, config=options.run / "run.toml"))
     embedder, bm25 = view.tuned(), BM25(f"{p.title} {p.text}" for p in view.passages)
-    compared(view, view.asked(embedder, bm25, "test"), "held-out queries")
+    compared(view, view.asked(embedder, bm25, "test"), "held-out queries", options.forms.split(","))
     if options.claims and options.data:
-        compared(view, claims(view, embedder, bm25, options.data / "scifact"), "human claims")
+        compared(view, claims(view, embedder, bm25, options.data / "scifact"), "human claims", options.forms.split(","))
 
 
 def claims(view: RunView, embedder: Any, bm25: BM25, folder: Path) -> Asked:
@@ -72,7 +74,7 @@ def claims(view: RunView, embedder: Any, bm25: BM25, folder: Path) -> Asked:
     return Asked(queries, labels.qrels, {q: set(grades) for q, grades in labels.qrels.items()}, ranking)
 
 
-def compared(view: RunView, asked: Asked, what: str) -> None:
+def compared(view: RunView, asked: Asked, what: str, backends: Sequence[str]) -> None:
     """All forms at all depths."""
     about = read_about(view.run.path / FOLDER)
     plain = Read(asked.qrels, view.ids, asked.ranking, np.zeros((len(asked.queries), 1), np.float32))
@@ -80,7 +82,8 @@ def compared(view: RunView, asked: Asked, what: str) -> None:
     groups = [q.seed_id or q.query_id for q in asked.queries]
     print(f"{len(asked.queries)} {what}, {len(view.ids):,} passages; tuned+BM25: nDCG@10 {without.mean():.4f}")
     rows = []
-    for form in sorted(about.forms, key=lambda form: (-form.layers, form.backend)):
+    kept = [form for form in about.forms if form.backend in backends]
+    for form in sorted(kept, key=lambda form: (-form.layers, form.backend)):
         model = CrossEncoder.load(view.run.path / FOLDER / form.folder, backend=form.backend)
         read = logits(view, asked, model, max(DEPTHS))
         for depth in DEPTHS:
@@ -105,7 +108,7 @@ def compared(view: RunView, asked: Asked, what: str) -> None:
             )
     head = ["layers", "form", "depth", "read", "alone", "mixed", "stopped early", "to tuned+BM25 (95 %)", "ms, p50"]
     table(head, rows)
-    print(f"target: depth 10 in onnx-int8 below {TARGET_MS} ms; weights {[f.weight for f in about.forms]}\n")
+    print(f"target: depth 10 in onnx-int8 below {TARGET_MS} ms; weights {[f.weight for f in kept]}\n")
 
 
 def logits(view: RunView, asked: Asked, model: CrossEncoder, depth: int) -> Read:
