@@ -30,6 +30,7 @@ import tokay
 from tokay.errors import TokayError, did_you_mean
 
 if TYPE_CHECKING:
+    from tokay.finder import Reranked
     from tokay.llm.ledger import Ledger
     from tokay.search.index import Match
     from tokay.settings import Settings
@@ -309,12 +310,19 @@ def pretrain_pairs(
 @app.command()
 def train(
     source: Annotated[str, typer.Argument(help="A finished run folder, or a mixture's TOML file (docs/mixture.md).")],
+    what: Annotated[
+        str,
+        typer.Option(help="embedder, or reranker: a cross-encoder from a run's judgments, into RUN/rerank."),
+    ] = "embedder",
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="The model folder to make; a training that was cut goes on.")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="minilm, a model folder, or a Hub name; default: the run's, or minilm."),
+        typer.Option(
+            help="minilm, a model folder, or a Hub name; default: the run's, or minilm; of a reranker, the run's tuned "
+            "embedder."
+        ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="What is trained: full (the default) or lora.")] = None,
     soup: Annotated[
@@ -353,7 +361,13 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3. Repeatable.")
     ] = None,
 ) -> None:
-    """Train an embedder on the rows of a run, or on a mixture of sources."""
+    """Train an embedder on the rows of a run, or on a mixture of sources; or a run's reranker (docs/rerank.md)."""
+    if _one_of(what, "--what", ("embedder", "reranker")) == "reranker":
+        others = {"--out": out_folder, "--adapter": adapter, "--soup": soup, "--dev": dev, "--plan": plan}
+        if given := [name for name, value in others.items() if value]:
+            raise TokayError(f"{given[0]} is for an embedder, and --what is reranker; leave it out")
+        _train_reranker(source, base=base, config=config, overrides=set_ or ())
+        return
     from tokay.tuning import check_out, check_source, plan_lines, read_material, run_training, settings_for
 
     if out_folder is None and not plan:
@@ -434,6 +448,47 @@ def _print_slices(slices: dict[str, Any]) -> None:
             f"{c['detectable']:.3f}",
         )
     Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+
+
+def _train_reranker(source: str, *, base: str | None, config: Path | None, overrides: Sequence[str]) -> None:
+    from tokay.reranking import check_run, train_run
+    from tokay.tuning import settings_for
+
+    check_run(Path(source).expanduser())
+    settings = settings_for(source, {"rerank.base": base}, config=config, overrides=overrides)
+    screen = Screen()
+    with screen.bars:
+        done = train_run(source, settings, progress=screen)
+    _print_rerank_verdict(done.verdict)
+    if not done.fresh:
+        out.print("unchanged: it had been trained already")
+    out.print(f"reranker: {escape(str(done.folder))}", soft_wrap=True)
+
+
+def _print_rerank_verdict(verdict: dict[str, Any]) -> None:
+    title = f"Held-out documents: {verdict['queries']} queries"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("system", "nDCG@10", "Recall@10", "MRR", "judged@10", "ms, p50", "difference (95 %)", "p"):
+        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    for row in verdict["rows"]:
+        c = row.get("comparison")
+        table.add_row(
+            row["label"],
+            *(f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "mrr")),
+            f"{row['judged@10']:.0%}",
+            f"{row['ms']:.0f}",
+            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
+            ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
+        )
+    Console(highlight=False, emoji=False, width=max(WIDTH, out.width)).print(table)
+    out.print(
+        f"{verdict['layers']} layers, {verdict['backend']}, weight {verdict['weight']:g}; it reads "
+        f"{verdict['read']:.1f} of at most {verdict['depth']} candidates.",
+        soft_wrap=True,
+    )
+    out.print(f"[bold]{escape(verdict['sentence'])}[/bold]", soft_wrap=True)
+    if not verdict["use"]:
+        out.print("It was not shown to be better, so 'tokay search --rerank' leaves it out.", soft_wrap=True)
 
 
 @app.command()
@@ -632,21 +687,52 @@ def search(
         str | None,
         typer.Option(help="Of an index: torch, onnx, onnx-int8 or static; default: the one that made it."),
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Fuse with BM25, and let the run's reranker read the first results.")
+    ] = False,
+    reranker: Annotated[
+        str | None,
+        typer.Option(help="Of an index: let this one read them: a run, or a CrossEncoder's folder or Hub name."),
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(min=0, help="What reranking may take; chooses its form and depth, on this machine.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank passages for a query: those of an index; or those of a run, by base and tuned side by side."""
     from tokay.search.index import is_index
 
+    if latency_ms is not None and not rerank and reranker is None:
+        raise TokayError("--latency-ms is of reranking; ask for --rerank too, or leave it out")
     if is_index(where):
         from tokay.finder import search_index
         from tokay.models.embedder import BACKENDS
 
         chosen = _one_of(backend, "--backend", BACKENDS)
-        found = search_index(where, query, top=top, hybrid=hybrid, weight=weight, model=model, backend=chosen)
-        _print_matches(found, as_json=as_json)
+        answer = search_index(
+            where,
+            query,
+            top=top,
+            hybrid=hybrid,
+            weight=weight,
+            model=model,
+            backend=chosen,
+            rerank=rerank,
+            reranker=reranker,
+            latency_ms=latency_ms,
+        )
+        _print_reranked(answer, as_json=as_json)
         return
-    if weight is not None or model is not None or backend is not None:
-        raise TokayError(f"--weight, --model and --backend are for an index, and {where} is none; leave them out")
+    if weight is not None or model is not None or backend is not None or reranker is not None:
+        raise TokayError(
+            f"--weight, --model, --backend and --reranker are for an index, and {where} is none; leave them out"
+        )
+    if rerank:
+        from tokay.finder import search_run_reranked
+
+        answer = search_run_reranked(_run_or_index(where), query, top=top, latency_ms=latency_ms)
+        _print_reranked(answer, as_json=as_json)
+        return
     _search_run(where, query, top=top, hybrid=hybrid, as_json=as_json)
 
 
@@ -658,6 +744,12 @@ def _text_below(title: str, text: str) -> str:
     if not title or body[: len(title)].casefold() != title.casefold() or rest[:1].isalnum():
         return text
     return rest.lstrip("#*=:.\u2013\u2014- ") or text
+
+
+def _print_reranked(answer: Reranked, *, as_json: bool) -> None:
+    if answer.left_out:
+        err.print(f"The reranker is left out, since its verdict was: {escape(answer.left_out)}.", soft_wrap=True)
+    _print_matches(answer.matches, as_json=as_json)
 
 
 def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
@@ -729,6 +821,17 @@ def serve(
         list[str] | None,
         typer.Option("--index", help="An index that 'tokay index' made, for /v1/search; NAME=PATH too. Repeatable."),
     ] = None,
+    reranker_folders: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reranker",
+            help="A run or a CrossEncoder's folder, for /v1/rerank; NAME=PATH too. A run that is served or that made a "
+            "served index brings its own, if its verdict was for it. Repeatable.",
+        ),
+    ] = None,
+    rerank_ms: Annotated[
+        float | None, typer.Option(min=0, help="What reranking a search may take; chooses form and depth.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a key.")] = (
         "127.0.0.1"
@@ -765,7 +868,7 @@ def serve(
 ) -> None:
     """Serve embeddings to the clients of OpenAI, Google, Cohere and Jina (docs/serve.md)."""
     from tokay.serve.server import Server, listen
-    from tokay.serve.start import load_indexes, load_models, make_options
+    from tokay.serve.start import load_indexes, load_models, load_rerankers, make_options
 
     options = make_options(
         api_keys=api_key,
@@ -781,8 +884,10 @@ def serve(
         indexes = load_indexes(index_folders or (), kept=kept)
         models = load_models(runs or (), backend=backend, threads=threads, merge=merge, kept=kept)
         models = models or {name: searcher.embedder for name, searcher in indexes.items()}
-        server = Server(models, options, listener, indexes=indexes)
+        rerankers = load_rerankers(reranker_folders or (), runs or (), indexes, latency_ms=rerank_ms, threads=threads)
+        server = Server(models, options, listener, indexes=indexes, rerankers=rerankers)
         served = f"serving {', '.join(models)}" + (f"; index {', '.join(indexes)}" if indexes else "")
+        served += f"; reranker {', '.join(rerankers)}" if rerankers else ""
         out.print(f"{escape(served)} on {escape(server.url)}", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from tokay.errors import TokayError
+from tokay.models.cross_encoder import written
 from tokay.models.embedder import Backend
 from tokay.records import Passage
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import DEPTH, Hybrid, pools_of
 from tokay.search.index import Index, Match, Searcher, check_queries, entry_of
+from tokay.search.reranker import ABOUT, FOLDER, About, Reranker, read_about
 from tokay.store import Run
 
 
@@ -98,7 +100,10 @@ def search_index(
     weight: float | None = None,
     model: str | None = None,
     backend: Backend | None = None,
-) -> list[Match]:
+    rerank: bool = False,
+    reranker: str | None = None,
+    latency_ms: float | None = None,
+) -> Reranked:
     """Rank the passages of an index for one query.
 
     Args:
@@ -109,14 +114,81 @@ def search_index(
         weight: of BM25, in place of that one.
         model: where the model is now; None: where it was when it made the index.
         backend: that encodes the query; None: the one that encoded the passages.
+        rerank: let the reranker of the run read the first results, whose model made the index.
+        reranker: let this one do so: a run, or a CrossEncoder's folder.
+        latency_ms: what reranking may take.
 
     Raises:
-        TokayError: an empty query, no index, or another model.
+        TokayError: an empty query, no index, another model, or ``rerank`` without a reranker.
     """
     check_queries([query], top, hybrid=hybrid, weight=weight)
     index = Index.open(folder)
+    left_out, chosen = "", None
+    if reranker is not None:
+        chosen = Reranker.load(reranker, latency_ms=latency_ms)
+    elif rerank:
+        about = about_of(Path(index.header.model.name))
+        left_out = "" if about.use else about.sentence
+        chosen = Reranker.load(index.header.model.name, latency_ms=latency_ms) if about.use else None
+    hybrid = hybrid or rerank or reranker is not None  # the ranking that the reranker was trained on
     searcher = Searcher(index, index.load_model(model, backend=backend))
-    return searcher.search([query], top=top, hybrid=hybrid, weight=weight)[0]
+    return Reranked(searcher.search([query], top=top, hybrid=hybrid, weight=weight, reranker=chosen)[0], left_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reranked:
+    """Passages of tuned vectors and BM25 together, as the reranker orders them.
+
+    ``left_out`` is empty, or why the reranker was not used.
+    """
+
+    matches: list[Match]
+    left_out: str
+
+
+def search_run_reranked(run: Run, query: str, *, top: int, latency_ms: float | None = None) -> Reranked:
+    """Rank the run's passages for one query by its reranker, where the verdict was for it.
+
+    Args:
+        run: a finished run, with a reranker.
+        query: as a person would type it.
+        top: results.
+        latency_ms: what reranking may take.
+
+    Raises:
+        TokayError: an empty query, or there is no reranker.
+    """
+    from tokay import Embedder
+
+    check_queries([query], top, hybrid=True)
+    about = about_of(run.path)
+    hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
+    vectors = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
+    asked = unit(Embedder.load(run.path / "train" / "model").encode([query], kind="query"))
+    dense, bm25 = top_k(asked, vectors, DEPTH), BM25.load(run.path / "evaluate" / "bm25")
+    indices, scores = (part[0] for part in hybrid.rank(list(pools_of(dense, bm25, [query], asked, vectors)), DEPTH))
+    indices, scores = indices[indices >= 0], scores[indices >= 0]
+    passages = dict(enumerate(run.table("corpus", "passages", Passage)))
+    if about.use:
+        reranker = Reranker.load(run.path, latency_ms=latency_ms)
+        found = reranker.rerank(
+            query, indices, scores, lambda some: [written(passages[i].text, passages[i].title) for i in some], top=top
+        )
+        indices, scores = found.indices, found.scores
+    best = zip(indices[:top].tolist(), scores[:top].tolist(), strict=True)
+    matches = [Match(rank, passages[i], score) for rank, (i, score) in enumerate(best, 1)]
+    return Reranked(matches, "" if about.use else about.sentence)
+
+
+def about_of(run: Path) -> About:
+    """What a run's reranker says of itself.
+
+    Raises:
+        TokayError: there is none.
+    """
+    if not (run / FOLDER / ABOUT).is_file():
+        raise TokayError(f"{run} has no reranker; train one with 'tokay train {run} --what reranker'")
+    return read_about(run / FOLDER)
 
 
 def _found(

@@ -59,6 +59,7 @@ def write_report(run: Run) -> Path:
         _verdict(run, verdict),
         _systems("Held-out documents", verdict),
         _slices(verdict),
+        *([_reranker(run)] if run.is_done("rerank") else []),
         *([_labels(run)] if run.is_done("labels") else []),
         _funnel(run),
         _examples_section(run),
@@ -204,6 +205,23 @@ def _slices(verdict: dict[str, Any]) -> str:
         "<h2>Documents with and without queries in training</h2>"
         + _table(["queries of", "number", "base", "tuned", "nDCG@10 (95 %)"], rows)
         + "<p>Of documents with queries in training, those queries are measured that training did not get.</p>"
+    )
+
+
+def _reranker(run: Run) -> str:
+    verdict = run.read_json("rerank", "verdict")
+    rows = []
+    for row in verdict["rows"]:
+        c = row.get("comparison")
+        difference = f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else ""
+        figures = [f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "mrr")]
+        rows.append([_e(row["label"]), *figures, f"{row['judged@10']:.0%}", f"{row['ms']:.0f}", difference])
+    head = ["system", "nDCG@10", "Recall@10", "MRR", "judged@10", "ms a query, median", "difference (95 %)"]
+    used = "" if verdict["use"] else " It was not shown to be better, so it is left out."
+    return (
+        f"<h2>Reranker</h2>{_table(head, rows)}<p>{_e(verdict['sentence'])}.{used} {verdict['layers']} layers, "
+        f"{_e(verdict['backend'])}; it reads {verdict['read']:.1f} of at most {verdict['depth']} candidates, and its "
+        f"weight beside the ranking is {verdict['weight']:g}, chosen on dev queries.</p>"
     )
 
 

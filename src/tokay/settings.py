@@ -294,6 +294,63 @@ class HybridSettings(_Section):
     seed: int = 0
 
 
+class RerankSettings(_Section):
+    """The reranker's training and use (docs/rerank.md): a cross-encoder from the same judgments."""
+
+    # what is trained
+    base: str = Field(
+        "", description="a folder or Hub name of an embedder or a cross-encoder; empty: the run's tuned embedder"
+    )
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = Field(
+        (0,),
+        description="keep its first so many layers, 0: all; one reranker for each, the first is the default",
+    )
+    max_tokens: Annotated[int, Field(ge=16)] = Field(128, description="cut of a query and a passage together")
+
+    # the lists
+    candidates: Annotated[int, Field(ge=2, le=100)] = Field(6, description="of a list: judged, near and easy ones")
+    easy_negatives: Annotated[int, Field(ge=0)] = Field(2, description="of a list, drawn from no ranking")
+    easy_first: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3,
+        description="share of the steps, the first, with easy negatives alone: what a new head can learn from",
+    )
+    unjudged_below: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.95,
+        description="an unjudged passage of the retriever's is a negative below this share of the answer's cosine "
+        "(NV-Retriever, 2407.15831); 0: never",
+    )
+
+    # how long, and by which loss
+    loss: Literal["listwise", "pointwise"] = Field(
+        "listwise", description="ListNet against softmax(grade / T), or binary cross-entropy against grade / 3"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(0.5, description="T of the listwise loss, in grades")
+    epochs: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="enough to be better; more: untried (docs/log.md)"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="lists")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        2e-4, description="a new head began to learn at it (docs/log.md)"
+    )
+    warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of steps with rising rate")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    freeze_embeddings: bool = Field(True, description="leave the token table alone, as the embedder's training does")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        3, description="looks at dev queries without a better nDCG@10; 0: off"
+    )
+    looks: Annotated[int, Field(ge=1)] = Field(3, description="at the dev queries, evenly spread over the training")
+    dev_queries: Annotated[int, Field(ge=2)] = Field(400, description="dev queries that its weight is chosen on")
+    look_queries: Annotated[int, Field(ge=2)] = Field(100, description="dev queries of a look")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tokens_kept: Annotated[int, Field(ge=0)] = Field(32_768, description="as train.tokens_kept")
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(5.0, description="between two checkpoints; 0: none")
+    seed: int = 0
+
+    # how it is used
+    depth: Annotated[int, Field(ge=1, le=100)] = Field(20, description="candidates that are reranked at most")
+
+
 class EvaluateSettings(_Section):
     """The verdict."""
 
@@ -329,6 +386,7 @@ class Settings(_Section):
     relabel: RelabelSettings = RelabelSettings()
     train: TrainSettings = TrainSettings()
     hybrid: HybridSettings = HybridSettings()
+    rerank: RerankSettings = RerankSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
 

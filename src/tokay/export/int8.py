@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokay.export.onnx import quiet
 from tokay.export.parity import cosines_of
@@ -40,7 +41,9 @@ class Tried:
     least: float
 
 
-def _dynamic(source: Path, out: Path, batches: Sequence[Mapping[str, Any]], *, reduce_range: bool) -> None:
+def _dynamic(
+    source: Path, out: Path, batches: Sequence[Mapping[str, Any]], *, reduce_range: bool, narrowing: bool = True
+) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -50,8 +53,22 @@ def _dynamic(source: Path, out: Path, batches: Sequence[Mapping[str, Any]], *, r
         reduce_range=reduce_range,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=[] if narrowing else _narrowing(source),
         extra_options=_FLOAT,
     )
+
+
+def _narrowing(source: Path) -> list[str]:
+    """Products with a matrix of more rows than columns: the second map of a feed-forward layer, a third of the work.
+
+    What comes in there has been through the activation, and a few large numbers of it set the scale of all.
+    """
+    import onnx
+
+    graph = onnx.load(source, load_external_data=False).graph
+    shapes = {t.name: t.dims for t in graph.initializer if len(t.dims) == 2}
+    products = (node for node in graph.node if node.op_type == "MatMul" and node.input[1] in shapes)
+    return [node.name for node in products if shapes[node.input[1]][0] > shapes[node.input[1]][1]]
 
 
 def _static(source: Path, out: Path, batches: Sequence[Mapping[str, Any]], *, method: str) -> None:
@@ -76,6 +93,9 @@ Scheme = Callable[[Path, Path, Sequence[Mapping[str, Any]]], None]
 SCHEMES: dict[str, Scheme] = {
     "dynamic, weights in 7 bits": lambda *a: _dynamic(*a, reduce_range=True),
     "dynamic, weights in 8 bits": lambda *a: _dynamic(*a, reduce_range=False),
+    "dynamic, weights in 8 bits, narrowing maps in float32": lambda *a: _dynamic(
+        *a, reduce_range=False, narrowing=False
+    ),
     "static, least and greatest": lambda *a: _static(*a, method="MinMax"),
     "static, percentile 99.99": lambda *a: _static(*a, method="Percentile"),
 }
@@ -95,7 +115,7 @@ class _Reader:
 def write_int8(
     source: Path, out: Path, exact: OnnxEmbedder, texts: Sequence[str], *, schemes: Sequence[str] = tuple(SCHEMES)
 ) -> list[Tried]:
-    """Quantise a graph in every way, and keep the first that is close enough, or else the closest.
+    """Quantise an embedder's graph; arguments and result as of ``choose_int8``.
 
     Args:
         source: the graph in float32.
@@ -103,12 +123,38 @@ def write_int8(
         exact: the same graph, loaded.
         texts: real ones, as the model sees them in use; the longest calibrate, all measure.
         schemes: of ``SCHEMES``, in order of preference.
+    """
+    reference = exact.encode(texts)
+
+    def cosines(path: Path) -> NDArray[np.float64]:
+        return cosines_of(OnnxEmbedder(path, exact.tokens, exact.config).encode(texts), reference)
+
+    batches = _batches(exact.tokens, exact.tokenize(texts))
+    return choose_int8(source, out, batches, cosines, schemes=schemes)
+
+
+def choose_int8(
+    source: Path,
+    out: Path,
+    batches: Sequence[Mapping[str, Any]],
+    closeness: Callable[[Path], NDArray[np.float64]],
+    *,
+    schemes: Sequence[str] = tuple(SCHEMES),
+    enough: float = ENOUGH,
+) -> list[Tried]:
+    """Quantise a graph in every way, and keep the first that is close enough, or else the closest.
+
+    Args:
+        source: the graph in float32.
+        out: where the chosen one is written.
+        batches: inputs to calibrate with, of one shape; what dynamic schemes do not look at.
+        closeness: of a quantised graph to the exact one, on real texts: cosines, or what is like them.
+        schemes: of ``SCHEMES``, in order of preference.
+        enough: mean closeness that is.
 
     Returns:
         What was tried, in order; the last is the one that was kept.
     """
-    reference = exact.encode(texts)
-    batches = _batches(exact.tokens, exact.tokenize(texts))
     best: Tried | None = None
     tried = []
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, quiet():
@@ -116,12 +162,12 @@ def write_int8(
             path = Path(folder) / "model.onnx"
             SCHEMES[scheme](source, path, batches)
             shrink_tables(path)
-            cosines = cosines_of(OnnxEmbedder(path, exact.tokens, exact.config).encode(texts), reference)
-            tried.append(found := Tried(scheme, float(cosines.mean()), float(cosines.min())))
-            if best is None or found.mean > best.mean:
-                best = found
+            found = closeness(path)
+            tried.append(now := Tried(scheme, float(found.mean()), float(found.min())))
+            if best is None or now.mean > best.mean:
+                best = now
                 path.replace(out)
-            if found.mean >= ENOUGH:
+            if now.mean >= enough:
                 break
     assert best is not None
     return [*(t for t in tried if t != best), best]

@@ -11,10 +11,11 @@ Letters: B texts, L tokens, H heads, S width of a head, D width of the model.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokay.errors import MissingExtra, TokayError, first_line
+from tokay.models.onnx_cross_encoder import LOGITS
 from tokay.models.onnx_embedder import OUTPUT
+from tokay.models.torch_cross_encoder import TorchCrossEncoder
 from tokay.models.torch_embedder import TorchEmbedder, pool
 
 ATTENTION = "tokay_onnx"
@@ -47,6 +50,20 @@ class Graph(nn.Module):
         return hidden, F.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
+class PairGraph(nn.Module):
+    """What is exported of a cross-encoder: int64 (B, L) ids, mask and types -> (B, 1) logits."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Score one batch."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **types).logits
+        return logits
+
+
 def write_onnx(embedder: TorchEmbedder, path: Path) -> None:
     """Write an embedder as an ONNX graph for onnxruntime, in float32.
 
@@ -59,27 +76,62 @@ def write_onnx(embedder: TorchEmbedder, path: Path) -> None:
     """
     for package in ("onnx", "onnxscript"):
         with_extra(package)
-    copy = embedder.clone().to("cpu").eval()
+    _write(
+        Graph(embedder.clone().to("cpu").eval()),
+        path,
+        inputs=("input_ids", "attention_mask"),
+        outputs=(TOKENS_OUT, OUTPUT),
+        pad=embedder.tokens.pad,
+        longest=embedder.config.max_tokens,
+    )
+
+
+def write_cross_encoder(model: TorchCrossEncoder, path: Path) -> None:
+    """Write a cross-encoder as an ONNX graph for onnxruntime, in float32.
+
+    Inputs are ``input_ids``, ``attention_mask`` and, where the model has them, ``token_type_ids``, int64 (B, L); the
+    output is ``logits``, (B, 1). B and L are free.
+
+    Raises:
+        MissingExtra: onnx or onnxscript is not installed.
+        TokayError: the model has parts that cannot be exported.
+    """
+    for package in ("onnx", "onnxscript"):
+        with_extra(package)
+    types = ("token_type_ids",) if model.has_types else ()
+    _write(
+        PairGraph(copy.deepcopy(model.backbone).to("cpu").eval()),
+        path,
+        inputs=("input_ids", "attention_mask", *types),
+        outputs=(LOGITS,),
+        pad=model.tokens.pad,
+        longest=model.max_tokens,
+    )
+
+
+def _write(
+    graph: Graph | PairGraph, path: Path, *, inputs: Sequence[str], outputs: Sequence[str], pad: int, longest: int
+) -> None:
     with contextlib.suppress(ValueError, AttributeError):  # a model without the interface: exported as it stands
         _register()
-        copy.backbone.set_attn_implementation(ATTENTION)
-    ids = torch.full((2, 9), embedder.tokens.pad)
+        graph.backbone.set_attn_implementation(ATTENTION)
+    ids = torch.full((2, 9), pad)
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
-    free = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", min=2, max=max(embedder.config.max_tokens, 16))}
+    free = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", min=2, max=max(longest, 16))}
     try:
         with quiet():
             program = torch.onnx.export(
-                Graph(copy).eval(),
-                (ids, mask),
+                graph.eval(),
+                (ids, mask, *(torch.zeros_like(ids) for _ in inputs[2:])),
                 dynamo=True,
-                input_names=["input_ids", "attention_mask"],
-                output_names=[TOKENS_OUT, OUTPUT],
-                dynamic_shapes=(free, free),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=(free,) * len(inputs),
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors have no common base
-        name = type(embedder.backbone).__name__
+        name = type(graph.backbone).__name__
         raise TokayError(f"{name} cannot be exported to ONNX: {first_line(error)}") from error
     assert program is not None
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from tokay.errors import TokayError
 from tokay.models.batching import by_token_budget
 from tokay.models.folder import EmbedderConfig
 from tokay.models.precision import Calibration, Precision, to_precision
+from tokay.models.running import Ids, Run, Vectors, mapped
 from tokay.models.tasks import Kind, side_of
 from tokay.models.tokens import Tokens
 from tokay.progress import Progress, Silent
@@ -40,10 +41,6 @@ Written = tuple[Callable[[str], str], str]
 """What writes a text, or a part of it, as the model's format has it; and the text."""
 Cut = tuple[list[list[int]], list[int]]
 """Token ids of all windows, and how many of them each text has."""
-Ids = Sequence[Sequence[int]]
-Vectors = NDArray[np.float32]
-Run = Callable[[Ids], Vectors]
-"""Vectors of one micro-batch: N lists of token ids -> (N, D)."""
 
 
 class Embedder(ABC):
@@ -264,8 +261,8 @@ class Embedder(ABC):
         batches = [[ids[i] for i in group] for group in groups]
         share = len(counts) / len(ids)
         done = 0
-        with self._mapped(workers, len(batches)) as mapped:
-            for group, part in zip(groups, mapped(batches), strict=True):
+        with mapped(self, workers, len(batches)) as over:
+            for group, part in zip(groups, over(batches), strict=True):
                 vectors[group] = part
                 progress.advance(round(share * (done + len(group))) - round(share * done))
                 done += len(group)
@@ -314,18 +311,6 @@ class Embedder(ABC):
         """A ``run`` for several threads at a time, each with its share of the cores."""
         del workers
         yield self.run
-
-    @contextlib.contextmanager
-    def _mapped(self, workers: int | None, batches: int) -> Iterator[Callable[[Iterable[Ids]], Iterable[Vectors]]]:
-        """``map`` over micro-batches, by one thread or by several."""
-        if workers is not None and workers < 1:
-            raise TokayError(f"workers is {workers}; expected 1 or more (this machine has {os.cpu_count()} cores)")
-        several = min(batches, self.threads if workers is None else workers)
-        if several <= 1:
-            yield lambda ids: map(self.run, ids)
-            return
-        with self.shared(several) as run, ThreadPoolExecutor(several) as pool:
-            yield lambda ids: pool.map(run, ids)
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:

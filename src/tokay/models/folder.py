@@ -45,7 +45,7 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
     plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
     if not (folder / "modules.json").is_file():
         return plain, folder
-    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in _json(folder / "modules.json")}
+    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in read_json(folder / "modules.json")}
     unknown = [name for name in modules if name not in _MODULES]
     if "Router" in modules:
         raise TokayError(
@@ -60,20 +60,20 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
             "Normalize. Choose a base without a head, such as one with mean pooling"
         )
     backbone = modules["Transformer"]
-    sizes = _json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
+    sizes = read_json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
     prompts, dims = read_prompts(folder)
     config = EmbedderConfig(
         pooling=_read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
         normalize="Normalize" in modules,
         max_tokens=int(sizes.get("max_seq_length") or 0),
         prompts=prompts,
-        dims=tuple(_json(backbone / "config.json").get("matryoshka_dimensions") or dims),
+        dims=tuple(read_json(backbone / "config.json").get("matryoshka_dimensions") or dims),
     )
     return config, backbone
 
 
 def _read_pooling(folder: Path) -> Pooling:
-    entries = _json(folder / "config.json")
+    entries = read_json(folder / "config.json")
     modes = [name for key, name in _POOLING_KEYS.items() if entries.get(key)]
     mode = entries.get("pooling_mode", "+".join(modes))
     if mode not in ("mean", "cls", "lasttoken"):
@@ -128,13 +128,14 @@ def write_prompts(folder: Path, config: EmbedderConfig) -> None:
 
 def read_prompts(folder: Path) -> tuple[InputFormat, tuple[int, ...]]:
     """What ``write_prompts`` wrote, or another library: prompts, and widths where it says."""
-    entries = _json(folder / PROMPTS)
+    entries = read_json(folder / PROMPTS)
     prompts = entries.get("prompts") or {}
     passage = prompts.get("document", prompts.get("passage", prompts.get("corpus", "")))
     return InputFormat(prompts.get("query", ""), passage), tuple(entries.get("matryoshka_dimensions") or ())
 
 
-def _json(*paths: Path) -> Any:
+def read_json(*paths: Path) -> Any:
+    """What the first of these files that is there holds; an empty object where there is none."""
     for path in paths:
         if path.is_file():
             try:

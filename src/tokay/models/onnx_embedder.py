@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tokay.errors import MissingExtra, TokayError, first_line
-from tokay.models.embedder import Embedder, Ids, Run, Vectors
+from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, read_config
 from tokay.models.locate import find_export
 from tokay.models.precision import Calibration
+from tokay.models.running import Ids, Run, Vectors
 from tokay.models.tokens import Tokens
 
 try:
@@ -84,8 +85,8 @@ class OnnxEmbedder(Embedder):
         yield lambda ids: self._run(session, ids)
 
 
-def open_session(path: Path, threads: int | None) -> Any:
-    """A session on the CPU.
+def open_session(path: Path, threads: int | None, *, output: str = OUTPUT) -> Any:
+    """A session on the CPU, over a graph with this output.
 
     Raises:
         TokayError: the file is no graph that onnxruntime runs.
@@ -97,8 +98,6 @@ def open_session(path: Path, threads: int | None) -> Any:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has no base class of its own
         raise TokayError(f"{path} cannot be run by onnxruntime: {first_line(error)}") from error
-    if OUTPUT not in (names := [o.name for o in session.get_outputs()]):
-        raise TokayError(
-            f"{path} gives {', '.join(names)}; expected {OUTPUT!r}, pooled inside the graph: write it by tokay export"
-        )
+    if output not in (names := [o.name for o in session.get_outputs()]):
+        raise TokayError(f"{path} gives {', '.join(names)}; expected {output!r}: write it by tokay")
     return session

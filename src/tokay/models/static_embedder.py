@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.errors import MissingExtra, TokayError
-from tokay.models.embedder import Embedder, Ids, Vectors
+from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, read_prompts
 from tokay.models.locate import find_export
 from tokay.models.precision import Calibration
+from tokay.models.running import Ids, Vectors
 from tokay.models.tokens import Tokens
 from tokay.progress import Progress
 

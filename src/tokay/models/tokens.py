@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.errors import MissingExtra, TokayError
+
+_OF_PAIRS = -1
+"""In place of a limit: the tokenizer cuts pairs now, and has to be told again how to cut texts."""
+
+
+class PairIds(list[int]):
+    """Token ids of a query and a passage that are read together; ``second`` is where the passage's part begins."""
+
+    def __init__(self, ids: Iterable[int], second: int) -> None:
+        super().__init__(ids)
+        self.second = second
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PairIds, (list(self), self.second)
 
 
 class Tokens:
@@ -81,6 +95,27 @@ class Tokens:
                 self._limit = limit
             return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(clean, add_special_tokens=special)]
 
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], limit: int) -> list[PairIds]:
+        """Token ids of (query, passage) pairs with their special tokens, as the tokenizer puts two texts together.
+
+        A long passage is cut; a query is cut too where it would fill more than half of the window.
+
+        Args:
+            pairs: any strings, read as ``encode`` reads them.
+            limit: tokens of a pair, special tokens among them.
+        """
+        queries = {query: whole(query) for query, _ in pairs}
+        tokens = dict(zip(queries, self.encode(list(queries.values()), special=False), strict=True))
+        for query, ids in tokens.items():
+            if len(ids) > limit // 2:
+                queries[query] = self.parts(queries[query], limit // 2)[0]
+        clean = [(queries[query], passage if passage.isascii() else whole(passage)) for query, passage in pairs]
+        with self._lock:
+            self.tokenizer.enable_truncation(limit, strategy="only_second")
+            self._limit = _OF_PAIRS
+            found = self.tokenizer.encode_batch(clean)
+        return [PairIds(e.ids, e.type_ids.index(1) if 1 in e.type_ids else len(e.ids)) for e in found]
+
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json``, without a cut of its own."""
         with self._lock:
@@ -105,6 +140,15 @@ class Tokens:
             tokens[i, part] = row
             mask[i, part] = 1
         return tokens, mask
+
+    def types(self, ids: Sequence[PairIds]) -> NDArray[np.int64]:
+        """Beside ``padded``, what says which text a token is of: 1 in a passage's part and 0 elsewhere, (N, L)."""
+        longest = max(len(row) for row in ids)
+        types = np.zeros((len(ids), longest), np.int64)
+        for i, row in enumerate(ids):
+            start = longest - len(row) if self.left else 0
+            types[i, start + row.second : start + len(row)] = 1
+        return types
 
     def count(self, text: str) -> int:
         """Tokens of a text, special tokens left out."""

@@ -24,10 +24,11 @@ except ModuleNotFoundError as error:
 
 from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
 from tokay.models.batching import by_token_budget
-from tokay.models.embedder import Embedder, Ids, Run, Vectors
+from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
 from tokay.models.locate import EXPORT, find_model, is_run
 from tokay.models.precision import Calibration
+from tokay.models.running import Ids, Run, Vectors
 from tokay.models.sharing import keep_once
 from tokay.models.space import ABOUT, recorded, vector_space
 from tokay.models.tokens import Tokens
@@ -43,7 +44,7 @@ class TorchEmbedder(Embedder, nn.Module):
         self.backbone: Any = backbone  # a transformers model
         self.tokenizer = tokenizer
         self.config = config
-        self.tokens = _tokens_of(tokenizer)
+        self.tokens = tokens_of(tokenizer)
         self.cores = torch.get_num_threads()
 
     # -- loading and saving ---------------------------------------------------------------------------------------
@@ -157,12 +158,19 @@ class TorchEmbedder(Embedder, nn.Module):
     @contextlib.contextmanager
     def shared(self, workers: int) -> Iterator[Run]:
         """As ``Embedder.shared``; torch counts threads for the whole process, so this is undone at the end."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(max(1, self.cores // workers))
-        try:
+        with threads_shared(self.cores, workers):
             yield self.run
-        finally:
-            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def threads_shared(cores: int, workers: int) -> Iterator[None]:
+    """Torch's threads for each of some workers, meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -196,7 +204,7 @@ def _of_export(path: Path, folder: Path) -> Calibration | None:
     return Calibration.load(path / EXPORT)
 
 
-def _tokens_of(tokenizer: Any) -> Tokens:
+def tokens_of(tokenizer: Any) -> Tokens:
     """A copy of the tokenizer behind a transformers tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

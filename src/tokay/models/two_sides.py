@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.errors import MissingExtra, TokayError
-from tokay.models.embedder import Embedder, Ids, Run, Vectors
+from tokay.models.embedder import Embedder
 from tokay.models.folder import PROMPTS, EmbedderConfig, read_prompts, write_prompts
+from tokay.models.running import Ids, Run, Vectors
 from tokay.models.tasks import side_of
 from tokay.progress import Progress
 from tokay.search.dense import unit

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokay.errors import TokayError, did_you_mean, first_line
 from tokay.expected import faults_of
+from tokay.models.cross_encoder import written
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
 from tokay.models.space import vector_space
@@ -44,6 +45,7 @@ from tokay.search.bm25 import BM25
 from tokay.search.dense import rescored, top_k
 from tokay.search.hybrid import DEPTH, Hybrid, Ranking, pools_of
 from tokay.search.quantised import Binary, Int8, Proposer
+from tokay.search.reranker import Reranker, Scores
 
 HEADER = "index.json"
 FORMAT: Final = 2
@@ -364,6 +366,7 @@ class Searcher:
         hybrid: bool = False,
         weight: float | None = None,
         ids: Collection[str] | None = None,
+        reranker: Reranker[Scores] | None = None,
     ) -> list[list[Match]]:
         """Rank passages for queries.
 
@@ -373,13 +376,14 @@ class Searcher:
             hybrid: with BM25.
             weight: of BM25, in place of the index's own (``Hybrid``); it implies ``hybrid``.
             ids: of the only passages, or documents, that may be found.
+            reranker: reads the first of them with the query.
 
         Raises:
             TokayError: an empty query, no such id, or ``top`` or ``weight`` out of range.
         """
         check_queries(queries, top, hybrid=hybrid, weight=weight)
         vectors = self.embedder.encode(queries, kind="query", dim=self.index.header.dim)
-        return self.find(queries, vectors, top=top, hybrid=hybrid, weight=weight, ids=ids)
+        return self.find(queries, vectors, top=top, hybrid=hybrid, weight=weight, ids=ids, reranker=reranker)
 
     def find(
         self,
@@ -390,20 +394,39 @@ class Searcher:
         hybrid: bool = False,
         weight: float | None = None,
         ids: Collection[str] | None = None,
+        reranker: Reranker[Scores] | None = None,
     ) -> list[list[Match]]:
         """As ``search``, of queries that are encoded already: (Q, D)."""
         check_queries(queries, top, hybrid=hybrid, weight=weight)
         among = self.index.rows_of(ids) if ids is not None else None
+        deep = top if reranker is None else DEPTH
         if hybrid or weight is not None:
-            indices, scores = self.index.fused(queries, vectors, top, weight=weight, among=among)
+            indices, scores = self.index.fused(queries, vectors, deep, weight=weight, among=among)
         else:
-            indices, scores = self.index.rank(vectors, top, among=among)
+            indices, scores = self.index.rank(vectors, max(top, deep), among=among)
+        if reranker is not None:
+            indices, scores = self._reranked(queries, (indices, scores), reranker, top)
         ranked = [
-            [(i, s) for i, s in zip(row, found, strict=True) if i >= 0]
+            [(i, s) for i, s in zip(row, found, strict=True) if i >= 0][:top]
             for row, found in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
         passages = self.index.passages({i for row in ranked for i, _ in row})
         return [[Match(rank, passages[i], score) for rank, (i, score) in enumerate(row, 1)] for row in ranked]
+
+    def _reranked(self, queries: Sequence[str], ranking: Ranking, reranker: Reranker[Scores], top: int) -> Ranking:
+        """The same candidates as a reranker orders them."""
+        indices, scores = ranking[0].copy(), ranking[1].copy()
+        for at, query in enumerate(queries):
+            there = int((indices[at] >= 0).sum())
+            row = indices[at, :there].copy()
+            passages = self.index.passages(row[: reranker.rule.depth].tolist())
+
+            def texts(some: Sequence[int], known: Mapping[int, Passage] = passages) -> list[str]:
+                return [written(known[i].text, known[i].title) for i in some]
+
+            found = reranker.rerank(query, row, scores[at, :there].copy(), texts, top=top)
+            indices[at, :there], scores[at, :there] = found.indices, found.scores
+        return indices, scores
 
 
 def check_queries(queries: Sequence[str], top: int, *, hybrid: bool = False, weight: float | None = None) -> None:

@@ -14,10 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 import tokay
+from tokay.models.cross_encoder import CrossEncoder
 from tokay.models.embedder import Embedder
+from tokay.models.running import Runner
 from tokay.models.tasks import side_of
 from tokay.search.index import Searcher
-from tokay.serve import gemini, openai, search
+from tokay.search.reranker import Reranker
+from tokay.serve import gemini, openai, rerank, search
 from tokay.serve.batcher import Batcher
 from tokay.serve.catalogue import Catalogue
 from tokay.serve.encoder import Encoder
@@ -38,7 +41,11 @@ class Health(BaseModel):
 
 
 def make_app(
-    models: Mapping[str, Embedder], options: Options | None = None, *, indexes: Mapping[str, Searcher] | None = None
+    models: Mapping[str, Embedder],
+    options: Options | None = None,
+    *,
+    indexes: Mapping[str, Searcher] | None = None,
+    rerankers: Mapping[str, Reranker[CrossEncoder]] | None = None,
 ) -> FastAPI:
     """An ASGI application that serves models by name.
 
@@ -46,6 +53,7 @@ def make_app(
         models: name to embedder; each is also there as ``NAME:query`` and ``NAME:passage``.
         options: what can be chosen; None: the defaults.
         indexes: name to index, for ``/v1/search``; None: there is no such route.
+        rerankers: name to reranker, for ``/v1/rerank`` and, by an index's name, ``/v1/search``; None: no such route.
 
     Raises:
         TokayError: there is no model, a name holds a colon, or the default kind is no kind.
@@ -54,7 +62,9 @@ def make_app(
     side_of(options.default_kind)
     catalogue, metrics = Catalogue(models), Metrics()
     embedders = [*models.values(), *(searcher.embedder for searcher in (indexes or {}).values())]
-    workers = max(1, *(embedder.threads for embedder in embedders))
+    runners: list[Runner] = [embedder.of("query") for embedder in embedders]
+    runners += [reranker.model for reranker in (rerankers or {}).values()]
+    workers = max(1, *(runner.threads for runner in runners))
     batcher = Batcher(options.latency_target, options.max_waiting_tokens, workers, metrics.batch)
     metrics.watch(lambda: batcher.waiting_tokens)
     encoder = Encoder(batcher, options, metrics)
@@ -63,8 +73,8 @@ def make_app(
     async def life(_: FastAPI) -> AsyncIterator[None]:
         if not batcher.takes:  # the application was ended and begins anew
             batcher.open()
-        for embedder in embedders:
-            batcher.prepare(embedder.of("query"))
+        for runner in runners:
+            batcher.prepare(runner)
         yield
         await asyncio.to_thread(batcher.close)
 
@@ -72,8 +82,11 @@ def make_app(
     # Google's before OpenAI's: /v1/models/NAME would take /v1/models/NAME:embedContent for a name
     for routes in (_health(batcher, metrics), gemini.router(catalogue, encoder), openai.router(catalogue, encoder)):
         app.include_router(routes)
+    known = rerank.Rerankers(rerankers or {}, encoder)
+    if rerankers:
+        app.include_router(rerank.router(known))
     if indexes:
-        app.include_router(search.router(indexes, encoder))
+        app.include_router(search.router(indexes, encoder, known))
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Guard, options=options, metrics=metrics)
@@ -123,7 +136,12 @@ def document(app: FastAPI, names: Sequence[str], *, keys: bool) -> dict[str, Any
     """The OpenAPI document, with the schemas of bodies that are read by hand and the models that there are."""
     if app.openapi_schema is None:
         found = FastAPI.openapi(app)
-        bodies: Sequence[type[BaseModel]] = (openai.EmbeddingsRequest, search.SearchRequest, *gemini.REQUESTS)
+        bodies: Sequence[type[BaseModel]] = (
+            openai.EmbeddingsRequest,
+            rerank.RerankRequest,
+            search.SearchRequest,
+            *gemini.REQUESTS,
+        )
         inputs = [(body, "validation") for body in bodies]
         _, schemas = models_json_schema(inputs, ref_template=_SCHEMAS)  # type: ignore[arg-type]
         parts = found.setdefault("components", {})

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.models.batching import by_token_budget
-from tokay.models.embedder import Embedder, Run
+from tokay.models.running import Run, Runner
 
 _WINDOW_TEXTS = 256
 """Texts that are looked at for one micro-batch: choosing them costs some milliseconds."""
@@ -92,7 +92,7 @@ class Pace:
 class _Job:
     """A request: what is left of it to be run, and its vectors so far."""
 
-    embedder: Embedder
+    embedder: Runner
     ids: Sequence[Sequence[int]]
     turn: float
     future: asyncio.Future[NDArray[np.float32]]
@@ -137,7 +137,7 @@ class Batcher:
     Args:
         latency_target: seconds that a micro-batch may take.
         max_waiting_tokens: of all requests together; a request that comes when nothing waits may have more.
-        workers: micro-batches that run at a time, each on its share of the cores, as in ``Embedder.encode``.
+        workers: micro-batches that run at a time, each on its share of the cores, as in ``Runner.encode``.
         observe: is told each micro-batch: texts, padded tokens, seconds.
     """
 
@@ -147,8 +147,8 @@ class Batcher:
     observe: Callable[[int, int, float], None] = lambda texts, tokens, seconds: None
     waiting_tokens: int = field(default=0, init=False)
     _jobs: list[_Job] = field(default_factory=list, init=False)  # with texts left, by turn
-    _paces: dict[Embedder, Pace] = field(default_factory=dict, init=False)
-    _runs: dict[Embedder, Run] = field(default_factory=dict, init=False)
+    _paces: dict[Runner, Pace] = field(default_factory=dict, init=False)
+    _runs: dict[Runner, Run] = field(default_factory=dict, init=False)
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -170,8 +170,8 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, embedder: Embedder, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Vectors of N lists of token ids, as ``Embedder.run`` gives them: (N, D). Cancelled, its work is dropped.
+    async def run(self, embedder: Runner, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Vectors of N lists of token ids, as ``Runner.run`` gives them: (N, D). Cancelled, its work is dropped.
 
         Raises:
             Overloaded: too many tokens are waiting.
@@ -193,7 +193,7 @@ class Batcher:
         self._runs.clear()
         self._shares.close()
 
-    def prepare(self, embedder: Embedder) -> Pace:
+    def prepare(self, embedder: Runner) -> Pace:
         """Get ready to run a model, which may take a while: what its first request would wait for."""
         with self._changed:
             if embedder not in self._runs:
@@ -202,7 +202,7 @@ class Batcher:
 
     # -- the event loop's side ------------------------------------------------------------------------------------
 
-    def _accept(self, embedder: Embedder, ids: Sequence[Sequence[int]]) -> _Job:
+    def _accept(self, embedder: Runner, ids: Sequence[Sequence[int]]) -> _Job:
         tokens = sum(map(len, ids))
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         vectors = np.empty((len(ids), embedder.width), np.float32)
@@ -258,7 +258,7 @@ class Batcher:
             self._take(job, {i for other, i in batch if other is job})
         return batch
 
-    def _window(self, embedder: Embedder, budget: int) -> list[_Place]:
+    def _window(self, embedder: Runner, budget: int) -> list[_Place]:
         window: list[_Place] = []
         tokens = 0
         for job in self._jobs:
@@ -301,7 +301,7 @@ class Batcher:
         for place in batch:
             self._run([place])
 
-    def _measure(self, embedder: Embedder, ids: Sequence[Sequence[int]], seconds: float) -> None:
+    def _measure(self, embedder: Runner, ids: Sequence[Sequence[int]], seconds: float) -> None:
         tokens = len(ids) * max(map(len, ids))
         with self._changed:
             self._paces[embedder].add(tokens, seconds)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tokay.errors import TokayError
 from tokay.models.embedder import Embedder
+from tokay.models.running import Ids, Runner, Vectors
 from tokay.serve.batcher import Batcher, Closing, Overloaded
 from tokay.serve.catalogue import Served
 from tokay.serve.metrics import Metrics
@@ -82,15 +83,23 @@ class Encoder:
         ids = await self.apart(lambda: self._tokenize(embedder, asked))
         tokens = [len(row) for row in ids]
         self.metrics.asked(name, len(ids), sum(tokens))
+        vectors = await self.run(embedder, ids)
+        self._check(vectors, asked)
+        return Encoded(vectors, tokens)
+
+    async def run(self, model: Runner, ids: Ids) -> Vectors:
+        """What a model gives for lists of token ids, by turn.
+
+        Raises:
+            Refusal: too much waits, or the server is closing.
+        """
         try:
-            vectors = await self.batcher.run(embedder, ids)
+            return await self.batcher.run(model, ids)
         except Overloaded as error:
             headers = {"Retry-After": str(error.seconds)}
             raise Refusal(503, str(error), code="overloaded", headers=headers) from error
         except Closing as error:
             raise Refusal(503, "the server is shutting down; try again", headers={"Retry-After": "5"}) from error
-        self._check(vectors, asked)
-        return Encoded(vectors, tokens)
 
     def _tokenize(self, embedder: Embedder, asked: Sequence[Asked]) -> list[list[int]]:
         ids: list[list[int]] = []

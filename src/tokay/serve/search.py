@@ -18,6 +18,7 @@ from tokay.serve.encoder import Asked, Encoder
 from tokay.serve.openai import body_of
 from tokay.serve.reading import Said, read
 from tokay.serve.refusal import OpenAIErrors, Refusal, documented, in_json
+from tokay.serve.rerank import Rerankers
 
 
 class Filter(Said):
@@ -40,6 +41,7 @@ class SearchRequest(Said):
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="Of BM25, in place of the index's own."
     )
+    rerank: bool = Field(False, description="Let the index's reranker read the first results; with words, as learned.")
     model: str | None = Field(None, description="The index's name; needed where several are served.")
 
 
@@ -71,7 +73,7 @@ class SearchResponse(BaseModel):
     usage: Usage
 
 
-def router(indexes: Mapping[str, Searcher], encoder: Encoder) -> APIRouter:
+def router(indexes: Mapping[str, Searcher], encoder: Encoder, rerankers: Rerankers) -> APIRouter:
     """The route of some indexes; queries are encoded in the server's batches."""
     routes = APIRouter()
 
@@ -82,15 +84,24 @@ def router(indexes: Mapping[str, Searcher], encoder: Encoder) -> APIRouter:
     )
     async def search(request: Request) -> Response:
         """Passages for a query, best first."""
-        answer = await _answer(indexes, encoder, read(SearchRequest, await request.body()))
+        answer = await _answer(indexes, encoder, rerankers, read(SearchRequest, await request.body()))
         return in_json(answer.model_dump())
 
     return routes
 
 
-async def _answer(indexes: Mapping[str, Searcher], encoder: Encoder, asked: SearchRequest) -> SearchResponse:
+async def _answer(
+    indexes: Mapping[str, Searcher], encoder: Encoder, rerankers: Rerankers, asked: SearchRequest
+) -> SearchResponse:
     name = _named(asked.model, indexes)
     searcher = indexes[name]
+    if asked.rerank and name not in rerankers.rerankers:
+        raise Refusal(
+            400,
+            f"index {name!r} is served without a reranker; train one ('tokay train RUN --what reranker'), or leave "
+            "rerank out",
+            param="rerank",
+        )
     if not asked.query.strip():
         raise Refusal(400, "query is empty; send what you are looking for", param="query")
     if asked.filter is not None and not asked.filter.ids:
@@ -99,9 +110,17 @@ async def _answer(indexes: Mapping[str, Searcher], encoder: Encoder, asked: Sear
     encoded = await encoder.encode(Served(name, searcher.embedder), [Asked(asked.query, "query", field="query")])
     vectors = searcher.embedder.finish(encoded.vectors, searcher.index.header.dim)
     ids = asked.filter.ids if asked.filter else None
+    reranker = rerankers.in_batches(name) if asked.rerank else None
     try:
         found = await asyncio.to_thread(
-            searcher.find, [asked.query], vectors, top=asked.top_k, hybrid=asked.hybrid, weight=asked.weight, ids=ids
+            searcher.find,
+            [asked.query],
+            vectors,
+            top=asked.top_k,
+            hybrid=asked.hybrid or asked.rerank,  # the ranking that the reranker was trained on
+            weight=asked.weight,
+            ids=ids,
+            reranker=reranker,
         )
     except TokayError as error:
         raise Refusal(400, str(error), param="filter" if ids else None) from error

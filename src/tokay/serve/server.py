@@ -15,8 +15,10 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("tokay serve", "serve", "uvicorn") from error
 
+from tokay.models.cross_encoder import CrossEncoder
 from tokay.models.embedder import Embedder
 from tokay.search.index import Searcher
+from tokay.search.reranker import Reranker
 from tokay.serve.app import make_app
 from tokay.serve.options import Options
 
@@ -63,6 +65,7 @@ class Server:
         options: what can be chosen.
         listener: of ``listen``.
         indexes: name to index, for ``/v1/search``.
+        rerankers: name to reranker, for ``/v1/rerank``.
     """
 
     def __init__(
@@ -72,10 +75,11 @@ class Server:
         listener: socket.socket,
         *,
         indexes: Mapping[str, Searcher] | None = None,
+        rerankers: Mapping[str, Reranker[CrossEncoder]] | None = None,
     ) -> None:
         self.listener = listener
         listener.listen(_BACKLOG)  # whoever is told the address may connect, and is answered when ``run`` begins
-        self.app = make_app(models, options, indexes=indexes)
+        self.app = make_app(models, options, indexes=indexes, rerankers=rerankers)
         config = uvicorn.Config(
             self.app,
             http=guarded(options.header_timeout),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from tokay.errors import TokayError
 from tokay.expected import faults_of
+from tokay.models.cross_encoder import CrossEncoder
 from tokay.models.embedder import Backend, Embedder
 from tokay.models.locate import find_model
 from tokay.models.space import vector_space
 from tokay.models.tasks import side_of
 from tokay.search.index import Index, Searcher
+from tokay.search.reranker import ABOUT, FOLDER, Reranker, read_about
 from tokay.serve.options import Options
 
 
@@ -93,6 +95,44 @@ def load_indexes(words: Sequence[str], *, kept: dict[str, Any] | None = None) ->
         indexes[name].embedder.keep_once(kept)
         indexes[name].embedder.space = index.header.model.fingerprint
     return indexes
+
+
+def load_rerankers(
+    words: Sequence[str],
+    models: Sequence[str] = (),
+    indexes: Mapping[str, Searcher] | None = None,
+    *,
+    latency_ms: float | None = None,
+    threads: int | None = None,
+) -> dict[str, Reranker[CrossEncoder]]:
+    """The rerankers of ``NAME=PATH`` and ``PATH``; and those of served runs and indexes, where a verdict was for them.
+
+    Args:
+        words: what was asked for.
+        models: the runs and models that are served, as ``load_models`` takes them.
+        indexes: the indexes that are served; one of a run gets that run's reranker, under its own name.
+        latency_ms: what reranking one query may take.
+        threads: of the CPU.
+
+    Raises:
+        TokayError: two have one name, or one cannot be loaded.
+    """
+    places: dict[str, str] = {}
+    for word in words:
+        name, place = _named(word)
+        if name in places:
+            raise TokayError(f"{places[name]} and {place} are both named {name!r}; name one of them: NAME={place}")
+        places[name] = place
+    own = {**dict(map(_named, models)), **{name: s.index.header.model.name for name, s in (indexes or {}).items()}}
+    for name, place in own.items():
+        about = Path(place).expanduser() / FOLDER
+        if name not in places and (about / ABOUT).is_file() and read_about(about).use:
+            places[name] = place
+    loaded: dict[str, Reranker[CrossEncoder]] = {}
+    for place in dict.fromkeys(places.values()):
+        loaded[place] = Reranker.load(place, latency_ms=latency_ms, threads=threads)
+        loaded[place].model.score([("The first text is the slowest,", "and no client should wait for it.")])
+    return {name: loaded[place] for name, place in places.items()}
 
 
 def _named(word: str) -> tuple[str, str]:

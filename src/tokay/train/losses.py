@@ -111,12 +111,55 @@ def graded_kl(
     Returns:
         The mean over rows with at least two candidates, a scalar; 0 if there are none.
     """
-    listed = columns >= 0  # (B, K)
     cosines = _listed_cosines(queries, passages, columns)
-    student = _log_softmax(cosines / temperature, listed)
-    teacher = _log_softmax(grades.to(cosines.dtype) / teacher_temperature, listed)
+    return listwise(cosines / temperature, grades, columns >= 0, teacher_temperature=teacher_temperature)
+
+
+def listwise(scores: Tensor, grades: Tensor, listed: Tensor, *, teacher_temperature: float) -> Tensor:
+    """KL divergence from a judge's grades of a query's candidates to a model's scores of them.
+
+    ``L = mean_i sum_k P_ik log(P_ik / S_ik)`` with ``P_i = softmax_k(grade_ik / T)`` and ``S_i = softmax_k(score_ik)``
+    over the listed candidates: ListNet's top-one cross-entropy (Cao et al. 2007, section 4) less the entropy of P,
+    which has no gradient, so that the least loss is 0. sentence-transformers' ``ListNetLoss`` is the former, with
+    labels that are grades / T. Rows with fewer than two candidates have nothing to compare and are not counted in the
+    mean.
+
+    Args:
+        scores: (B, K) logits.
+        grades: (B, K), the judge's; read only where there is a candidate.
+        listed: (B, K) bool, where there is one.
+        teacher_temperature: T, in grades.
+
+    Returns:
+        The mean over rows with at least two candidates, a scalar; 0 if there are none.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    student = _log_softmax(scores, listed)
+    teacher = _log_softmax(grades.to(scores.dtype) / teacher_temperature, listed)
     divergence = (teacher.exp() * (teacher - student)).masked_fill(~listed, 0).sum(1)  # (B,)
     return _mean(divergence, (listed.sum(1) >= 2).to(divergence.dtype))
+
+
+def pointwise(scores: Tensor, grades: Tensor, listed: Tensor, *, highest: float) -> Tensor:
+    """Binary cross-entropy of each candidate's logit against its grade as a probability.
+
+    ``L = mean_(i,k) -(y log p + (1 - y) log(1 - p))`` with ``p = 1 / (1 + e^-score_ik)`` and ``y = grade_ik /
+    highest``, over all listed candidates: monoBERT's loss (Nogueira and Cho 1901.04085) with soft labels. Equal to
+    sentence-transformers' ``BinaryCrossEntropyLoss`` with labels y.
+
+    Args:
+        scores: (B, K) logits.
+        grades: (B, K), 0 to ``highest``; read only where there is a candidate.
+        listed: (B, K) bool, where there is one.
+        highest: the grade whose probability is 1.
+
+    Returns:
+        The mean over listed candidates, a scalar; 0 if there are none.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    labels = (grades.to(scores.dtype) / highest).masked_fill(~listed, 0)
+    terms = F.binary_cross_entropy_with_logits(scores.masked_fill(~listed, 0), labels, reduction="none")
+    return _mean(terms.flatten(), listed.flatten().to(terms.dtype))
 
 
 def margin_mse(

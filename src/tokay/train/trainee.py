@@ -48,7 +48,7 @@ class Cut:
         kept: of each, whether its activations stay in memory.
     """
 
-    ids: list[list[int]]
+    ids: Sequence[list[int]]
     chunks: list[list[int]]
     sizes: list[int]
     kept: list[bool]
@@ -103,15 +103,7 @@ class EmbedderTrainee:
     def cut(self, texts: Sequence[str]) -> Cut:
         """Tokenise texts, put those of like length together, and count them."""
         ids = self.embedder.tokenize(texts)
-        chunks = self._chunks(ids)
-        padded = [len(chunk) * max(len(ids[i]) for i in chunk) for chunk in chunks]
-        sizes = self.engine.share(padded)
-        kept = [there <= self.tokens_kept for there in itertools.accumulate(sizes)]
-        self.work.texts += len(ids)
-        self.work.tokens += sum(len(row) for row in ids)
-        self.work.padded += sum(padded)
-        self.work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
-        return Cut(ids, chunks, sizes, kept)
+        return cut_of(ids, self.engine, tokens_kept=self.tokens_kept, work=self.work, setting="train.batch_size")
 
     def kind(self, batch: Batch) -> str | None:
         """The sources of its rows; texts that shall stay begin with no loss at all, so theirs may rise."""
@@ -133,19 +125,6 @@ class EmbedderTrainee:
         ]
         return {"rows": rows, "texts": batch.texts}
 
-    def _chunks(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Texts of like length together, at least one chunk for each process."""
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        budget = TOKENS_PER_CHUNK.get(self.engine.device.type, TOKENS_PER_CHUNK["cuda"])
-        while len(chunks := by_token_budget(order, ids, budget)) < self.engine.processes:
-            if len(chunks) == len(ids):
-                raise TokayError(
-                    f"a batch of {len(ids)} texts cannot be shared by {self.engine.processes} processes; raise "
-                    "train.batch_size"
-                )
-            budget //= 2
-        return chunks
-
     def _taught(self, batch: Batch, ids: Sequence[Sequence[int]]) -> Tensor | None:
         """The teacher's vectors of the matched texts, (M, D)."""
         if not len(batch.matched):
@@ -155,3 +134,33 @@ class EmbedderTrainee:
             texts = [ids[int(i)] for i in batch.matched]
             budget = TOKENS_PER_CHUNK.get(self.engine.device.type, TOKENS_PER_CHUNK["cuda"])
             return self.teacher.forward_by_length(texts, tokens_per_batch=budget).float()
+
+
+def cut_of(ids: Sequence[list[int]], engine: Engine, *, tokens_kept: int, work: Work, setting: str) -> Cut:
+    """Put texts of like length together, decide whose activations are kept, and count them.
+
+    Raises:
+        TokayError: there are fewer texts than processes; ``setting`` is what to raise.
+    """
+    chunks = _chunks(ids, engine, setting)
+    padded = [len(chunk) * max(len(ids[i]) for i in chunk) for chunk in chunks]
+    sizes = engine.share(padded)
+    kept = [there <= tokens_kept for there in itertools.accumulate(sizes)]
+    work.texts += len(ids)
+    work.tokens += sum(len(row) for row in ids)
+    work.padded += sum(padded)
+    work.twice += sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+    return Cut(ids, chunks, sizes, kept)
+
+
+def _chunks(ids: Sequence[Sequence[int]], engine: Engine, setting: str) -> list[list[int]]:
+    """Texts of like length together, at least one chunk for each process."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    budget = TOKENS_PER_CHUNK.get(engine.device.type, TOKENS_PER_CHUNK["cuda"])
+    while len(chunks := by_token_budget(order, ids, budget)) < engine.processes:
+        if len(chunks) == len(ids):
+            raise TokayError(
+                f"a batch of {len(ids)} texts cannot be shared by {engine.processes} processes; raise {setting}"
+            )
+        budget //= 2
+    return chunks

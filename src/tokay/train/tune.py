@@ -148,7 +148,7 @@ def tune(
             dev=dev,
             work=work,
         )
-        _follow(steps, journal, run=number, engine=engine, progress=progress, work=work)
+        follow(steps, journal, run=number, engine=engine, progress=progress, work=work)
         if number == 0 and engine.is_main:
             adapter.save(tuned, logs / "adapter", base_name=base_name)
         adapter.merge(tuned)
@@ -156,7 +156,7 @@ def tune(
             add_to_mean(mean, tuned, count=number)
         else:
             mean = tuned
-    lines = _close_log(journal, settings.runs) if engine.is_main else []
+    lines = close_log(journal, settings.runs) if engine.is_main else []
     loss = float(lines[-1]["loss"]) if lines else None
     if lines and not any(line["norm"] for line in lines):
         progress.say("nothing was learned: no row had a negative, so that every gradient was 0")
@@ -242,7 +242,7 @@ def identity_of(base_print: str, sources: Sequence[Source], settings: TrainSetti
     return digest.hexdigest()
 
 
-def _follow(steps: Iterator[Step], log: Path, *, run: int, engine: Engine, progress: Progress, work: Work) -> None:
+def follow(steps: Iterator[Step], log: Path, *, run: int, engine: Engine, progress: Progress, work: Work) -> None:
     """Run a training to its end, with a JSON line a step.
 
     One that goes on from a checkpoint keeps the lines up to it.
@@ -283,7 +283,7 @@ def _open_log(log: Path, run: int, start: int) -> IO[str]:
     return log.open("a", encoding="utf-8")
 
 
-def _close_log(log: Path, runs: int) -> list[dict[str, Any]]:
+def close_log(log: Path, runs: int) -> list[dict[str, Any]]:
     """Its lines, in order, without those of runs that there are no more."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     entries = sorted((e for e in map(json.loads, lines) if e["run"] < runs), key=lambda e: (e["run"], e["step"]))
