@@ -76,7 +76,7 @@ class Material:
         same: whether the passages' vectors are the base's own.
         frozen: the passages.
         passages: of the run, in its order.
-        parts: train, seen and test -> their queries.
+        parts: train, seen, dev and test -> their queries.
         queries: query id -> vector, as base or file has it, (D,).
         prior: (W, D), where the base's vectors are not the passages'.
         groups: query id -> what it was written from.
@@ -214,8 +214,8 @@ def _parts(
     document_of: Mapping[str, str],
     settings: Settings,
 ) -> dict[str, list[Asked]]:
-    """Train, seen and test; a run that held no seen queries out gives some of its training ones."""
-    parts: dict[str, list[Asked]] = {"train": [], SEEN: [], "test": []}
+    """Train, seen, dev and test; a run that held no seen queries out gives some of its training ones."""
+    parts: dict[str, list[Asked]] = {"train": [], SEEN: [], "dev": [], "test": []}
     held = {q.query_id for q in queries if q.part == SEEN}
     if not held:
         known = [q.query_id for q in queries if q.part == "train"]
@@ -307,7 +307,7 @@ def _make_tower(material: Material, settings: Settings, out: Path, progress: Pro
     made.embedder.save(out / QUERY)
     if made.matrix is not None:
         write_matrix(out / DENSE, made.matrix)
-    return {"steps": made.steps}
+    return {"steps": made.steps, "weight": made.weight, "tried": made.tried}
 
 
 def _make_table(material: Material, settings: Settings, out: Path, progress: Progress) -> dict[str, Any]:
@@ -343,6 +343,7 @@ def _tower(material: Material, settings: Settings, progress: Progress) -> Any:
         material.parts["train"],
         material.frozen,
         settings.train,
+        choice=material.parts["dev"],
         prior=material.prior,
         progress=progress,
     )

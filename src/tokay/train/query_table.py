@@ -35,7 +35,7 @@ SPANS = 8_000
 OFTEN = 3
 """Times that a word must occur to get a token of its own."""
 EPOCHS, BATCH, RATE = 20, 256, 3e-3
-JUDGED = 1.0
+JUDGED = 0.3
 """Weight of the judged queries' loss beside that of the distillation."""
 RARE = 1e-3
 """Arora et al. 2017 (SIF): a token of share p weighs a / (a + p) at the start."""
