@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,3 +117,11 @@ def test_models_have_the_names_that_they_are_given_or_their_folders(folder: Path
         load_models([f"a={folder}", f"a={folder}"])
     with pytest.raises(TokayError, match=r"^there is no model folder ./nosuch"):
         load_models(["a=./nosuch"])
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """Nagle's algorithm would hold a body back until the client has acknowledged the header, some 40 ms."""
+    with listen("127.0.0.1", 0, Options()) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

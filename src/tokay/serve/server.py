@@ -43,6 +43,9 @@ def listen(host: str, port: int, options: Options) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # asyncio sets this itself only on sockets that were made with proto=IPPROTO_TCP; without it the body of an
+        # answer waits 40 ms for the client to acknowledge the header (Nagle's algorithm and delayed acknowledgement)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
     except OSError as error:
         raise TokayError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
