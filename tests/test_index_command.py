@@ -176,7 +176,7 @@ def test_what_cannot_be_searched(made: Path, tmp_path: Path, capsys: pytest.Capt
     for words, message in (
         (("search", tmp_path / "nothing", "x"), "is neither an index (it has no index.json) nor a run"),
         (("search", made, "  "), "the query is empty; write what you are looking for, in quotes"),
-        (("search", made, "x", "--weight", -1), "the weight of BM25 is -1.0; expected 0 (vectors alone) or more"),
+        (("search", made, "x", "--weight", -1), "the weight of BM25 is -1.0; expected 0 (vectors alone) to 1000"),
         (("search", made, "x", "--backend", "static"), "holds vectors of backend 'torch', which those of 'static'"),
         (
             ("search", tmp_path, "x", "--weight", 0.1),

@@ -364,6 +364,8 @@ def train(
     """Train an embedder on the rows of a run, or on a mixture of sources; or a run's reranker (docs/rerank.md)."""
     if _one_of(what, "--what", ("embedder", "reranker")) == "reranker":
         others = {"--out": out_folder, "--adapter": adapter, "--soup": soup, "--dev": dev, "--plan": plan}
+        others |= {"--keep-passages": keep_passages, "--query-side": query_side, "--vectors": vectors}
+        others |= {"--query-vectors": query_vectors}
         if given := [name for name, value in others.items() if value]:
             raise TokayError(f"{given[0]} is for an embedder, and --what is reranker; leave it out")
         _train_reranker(source, base=base, config=config, overrides=set_ or ())
@@ -371,7 +373,8 @@ def train(
     from tokay.tuning import check_out, check_source, plan_lines, read_material, run_training, settings_for
 
     if out_folder is None and not plan:
-        raise TokayError("there is no --out; name the model folder to make, or ask for --plan")
+        ask = "" if keep_passages else ", or ask for --plan"
+        raise TokayError(f"there is no --out; name the model folder to make{ask}")
     if keep_passages:
         if plan or out_folder is None or soup or dev:
             raise TokayError("--keep-passages trains a query side and takes no --plan, --soup or --dev; leave them out")
@@ -598,7 +601,7 @@ def index(
     ] = None,
     rescore: Annotated[
         int | None,
-        typer.Option(min=1, help="Candidates for each result; default: int8 4, hnsw 30, binary 50."),
+        typer.Option(min=1, help="Candidates for each result; default: int8 4, hnsw 100, binary 50."),
     ] = None,
     dim: Annotated[
         int | None, typer.Option(min=1, help="Keep the first DIM numbers of each vector (Matryoshka); default: all.")

@@ -342,10 +342,11 @@ class _Work:
                 self.progress.say(f"{one.backend}, {one.bytes / 1e6:,.1f} MB: {fault}{one.parity.sentence()}")
             backends = [one.backend for one in reversed(done) if one.parity.good] or backends
         forms = []
-        for number, backend in enumerate(backends):
+        rule = None
+        for backend in backends:
             loaded = CrossEncoder.load(folder, backend=backend) if backend != "torch" else model
-            read = self.read(self.dev if not number else self.seen, loaded)
-            rule = choose_rule(read, depth=self.settings.depth, top=TOP)
+            rule = rule or choose_rule(self.read(self.dev, loaded), depth=self.settings.depth, top=TOP)
+            read = self.read(self.seen, loaded)  # every form on the same queries, so that a budget can compare them
             quality_of = {
                 depth: float(read.quality(dataclasses.replace(rule, depth=depth)).mean())
                 for depth in sorted({*(d for d in DEPTHS if d < self.settings.depth), self.settings.depth})

@@ -12,6 +12,7 @@ The ``vectors.parquet`` of an index is such a file. Letters: N texts, W width of
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def read_vectors(path: Path, ids: Sequence[str], *, what: str, option: str) -> N
         given, vectors = {".parquet": _parquet, ".npz": _npz, ".npy": _npy}[path.suffix](path)
     except OSError as error:
         raise TokayError(f"{name} cannot be read: {error.strerror or first_line(error)}") from error
-    except (ValueError, KeyError, pa.ArrowException) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
+        why = "it holds pickled objects, which are never read, or is none at all" if "pickled" in str(error) else ""
         raise TokayError(
-            f"{name} cannot be read as {path.suffix}: {first_line(error)}; docs/keep-index.md has the format"
+            f"{name} cannot be read as {path.suffix}: {why or first_line(error)}; docs/keep-index.md has the format"
         ) from error
     if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind != "f":
         raise TokayError(

@@ -106,3 +106,8 @@ def test_pairs_travel_between_processes() -> None:
 def test_odd_texts(saved: Path) -> None:
     loaded = CrossEncoder.load(saved, device="cpu")
     assert np.isfinite(loaded.score([("", ""), ("\ud800", "\udfff x"), ("a " * 500, "b " * 500)])).all()
+
+
+def test_a_cross_encoder_is_no_embedder(saved: Path) -> None:
+    with pytest.raises(TokayError, match=r"is a classifier or a cross-encoder \(\w+ForSequenceClassification\)"):
+        TorchEmbedder.load(saved)

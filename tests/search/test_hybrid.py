@@ -64,7 +64,7 @@ def test_no_weight_is_the_dense_ranking_and_much_is_bm25() -> None:
     pools = list(pools_of(dense, bm25, asked, queries, passages))
     np.testing.assert_array_equal(Hybrid(0.0).rank(pools, 10)[0], dense[0][:, :10])
     for row, found in enumerate(bm25.search(asked, 3)[1].tolist()):
-        hits = [bm25.scores(asked[row])[i] for i in Hybrid(1e6).rank(pools, 3)[0][row]]
+        hits = [bm25.scores(asked[row])[i] for i in Hybrid(1000.0).rank(pools, 3)[0][row]]
         np.testing.assert_allclose(hits, found)
 
 

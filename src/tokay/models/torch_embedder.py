@@ -69,6 +69,12 @@ class TorchEmbedder(Embedder, nn.Module):
             backbone = AutoModel.from_pretrained(backbone_folder, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, KeyError) as error:
             raise TokayError(f"{folder} cannot be loaded as a transformers model: {first_line(error)}") from error
+        heads = [name for name in backbone.config.architectures or () if name.endswith("ForSequenceClassification")]
+        if heads and not (folder / "modules.json").is_file():
+            raise TokayError(
+                f"{folder} is a classifier or a cross-encoder ({heads[0]}), whose vectors mean nothing; name an "
+                "embedder, or use this one as a reranker (docs/rerank.md)"
+            )
         limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
         embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
         embedder.calibration = Calibration.load(folder) or _of_export(Path(name_or_path).expanduser(), folder)

@@ -24,6 +24,8 @@ DEPTH = 100
 """Results of each side whose passages are candidates."""
 PRIOR = 0.6
 """Weight of BM25 before anything is learned, in standard deviations of the cosines (docs/hybrid.md)."""
+HEAVIEST = 1000.0
+"""The largest weight that may be asked for: BM25 alone decides, and scores are far from the limits of float32."""
 FEATURES = ("terms", "rare", "identifier", "dense margin", "word margin", "overlap")
 _RARE = 0.01
 """Share of the passages that have a rare word, at most."""
@@ -62,6 +64,10 @@ class Hybrid:
     b: float = B
     language: str = ENGLISH
     learned: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= HEAVIEST:
+            raise ValueError(f"the weight of BM25 is {self.weight}; expected 0 to {HEAVIEST:g}")
 
     @classmethod
     def usual(cls, spread: float, bm25: BM25) -> Hybrid:

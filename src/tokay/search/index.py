@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ from tokay.records import Passage, schema_of
 from tokay.search.ann import Hnsw
 from tokay.search.bm25 import BM25
 from tokay.search.dense import rescored, top_k
-from tokay.search.hybrid import DEPTH, Hybrid, Ranking, pools_of
+from tokay.search.hybrid import DEPTH, HEAVIEST, Hybrid, Ranking, pools_of
 from tokay.search.quantised import Binary, Int8, Proposer
 from tokay.search.reranker import Reranker, Scores
 
@@ -435,8 +434,10 @@ def check_queries(queries: Sequence[str], top: int, *, hybrid: bool = False, wei
         raise TokayError("search() takes a list of queries and got one string; write search([query])")
     if not all(query.strip() for query in queries):
         raise TokayError("the query is empty; write what you are looking for, in quotes")
-    if weight is not None and not 0 <= weight < math.inf:
-        raise TokayError(f"the weight of BM25 is {weight}; expected 0 (vectors alone) or more, such as 0.05")
+    if weight is not None and not 0 <= weight <= HEAVIEST:
+        raise TokayError(
+            f"the weight of BM25 is {weight}; expected 0 (vectors alone) to {HEAVIEST:g} (words alone), such as 0.05"
+        )
     most = DEPTH if hybrid or weight is not None else 1000
     if not 1 <= top <= most:
         raise TokayError(f"{top} results were asked for; expected 1 to {most}{' with BM25' if most == DEPTH else ''}")

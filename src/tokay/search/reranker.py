@@ -137,7 +137,7 @@ def choose(about: About, paces: Mapping[int, Pace], budget: float) -> tuple[int,
         least = min(-row[1] for row in table)
         raise TokayError(
             f"reranking takes {least:,.0f} ms at the least on this machine, and the budget is {budget:g} ms; raise "
-            "--latency-ms, or search without --rerank"
+            "it, or search without a reranker"
         )
     best = max(within)
     return best[2], best[3]
@@ -195,7 +195,7 @@ class Reranker(Generic[M]):
                 if depth < 1:
                     raise TokayError(
                         f"reranking takes {pace.of(1):,.0f} ms at the least on this machine, and the budget is "
-                        f"{latency_ms:g} ms; raise --latency-ms, or search without --rerank"
+                        f"{latency_ms:g} ms; raise it, or search without a reranker"
                     )
                 rule = Rule(depth=min(100, depth))
             return Reranker(model, rule)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from tokay.errors import TokayError, did_you_mean
-from tokay.search.hybrid import DEPTH
+from tokay.search.hybrid import DEPTH, HEAVIEST
 from tokay.search.index import Searcher
 from tokay.serve.catalogue import Served
 from tokay.serve.encoder import Asked, Encoder
@@ -38,7 +38,7 @@ class SearchRequest(Said):
     top_k: Annotated[int, Field(ge=1, le=DEPTH)] = 10
     filter: Filter | None = None
     hybrid: bool = Field(False, description="With BM25, by the weight that the index's run learned.")
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+    weight: Annotated[float, Field(ge=0, le=HEAVIEST, allow_inf_nan=False)] | None = Field(
         None, description="Of BM25, in place of the index's own."
     )
     rerank: bool = Field(False, description="Let the index's reranker read the first results; with words, as learned.")
@@ -46,7 +46,7 @@ class SearchRequest(Said):
 
 
 class Found(BaseModel):
-    """A passage; ``score`` is a cosine, or with BM25 the sum of both."""
+    """A passage; ``score`` is a cosine, with BM25 the sum of both, reranked a number that orders this answer alone."""
 
     id: str
     document_id: str
@@ -98,8 +98,8 @@ async def _answer(
     if asked.rerank and name not in rerankers.rerankers:
         raise Refusal(
             400,
-            f"index {name!r} is served without a reranker; train one ('tokay train RUN --what reranker'), or leave "
-            "rerank out",
+            f"index {name!r} is served without a reranker: its run has none, or the verdict was against it. Train one "
+            f"('tokay train RUN --what reranker'), serve one for it (--reranker {name}=FOLDER), or leave rerank out",
             param="rerank",
         )
     if not asked.query.strip():
