@@ -87,9 +87,9 @@ def of_set(
         qrels, _ = qrels_of(queries, judgments, relevant_grade=2)
         kept = [q for q in queries if q.query_id in qrels]
         side = Side(embedder.encode([q.text for q in kept], kind="query"), passages)
-        material, settings = Material(side, kept, qrels, place), HybridSettings()
-        bm25 = choose_bm25(lambda k1, b: BM25(texts, k1=k1, b=b), material, settings, DEPTH)
-        hybrid, _ = learn_hybrid(bm25, material, settings, DEPTH)
+        material, settings = Material(side, kept, qrels, place, DEPTH), HybridSettings()
+        bm25 = choose_bm25(lambda k1, b: BM25(texts, k1=k1, b=b), material, settings)
+        hybrid, _ = learn_hybrid(bm25, material, settings)
     split = options.split if recording.is_dir() else "test"
     gains: dict[str, dict[int, int]] = {}
     for row in read(options.data / name / "qrels.parquet"):

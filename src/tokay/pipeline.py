@@ -884,11 +884,11 @@ class _Distillation:
                 chosen = [q for q in queries if q.part in unseen and q.query_id in qrels]
                 chosen = some_of(chosen, self.settings.hybrid)
                 asked = side(name, [q.text for q in chosen])
-                return Material(asked, chosen, qrels, place, log, side(name, log) if log else None)
+                return Material(asked, chosen, qrels, place, settings.depth, log, side(name, log) if log else None)
 
             of = {"base": material("base", ("train", "dev")), "tuned": material("tuned", ("dev",))}  # unseen by each
-            bm25 = choose_bm25(self.bm25, of["base"], self.settings.hybrid, settings.depth)
-            learned = {n: learn_hybrid(bm25, one, self.settings.hybrid, settings.depth) for n, one in of.items()}
+            bm25 = choose_bm25(self.bm25, of["base"], self.settings.hybrid)
+            learned = {n: learn_hybrid(bm25, one, self.settings.hybrid) for n, one in of.items()}
             hybrids = {name: hybrid for name, (hybrid, _) in learned.items()}
             bm25.save(out.path / "bm25")
             out.write_json("hybrid", {name: dataclasses.asdict(hybrid) for name, hybrid in hybrids.items()})

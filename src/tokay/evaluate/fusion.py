@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from tokay.evaluate.verdict import Side
 from tokay.records import Query
 from tokay.search.bm25 import BM25
 from tokay.search.dense import unit
-from tokay.search.hybrid import Hybrid, Pool, pools_of, spread_of
+from tokay.search.hybrid import Hybrid, Pool, Ranking, pools_of, spread_of
 from tokay.search.learn import GRID, Judged, learn, like_the_log, quality_by_weight
 from tokay.settings import HybridSettings
 
@@ -27,6 +28,7 @@ class Material:
         queries: written ones, each with an entry in ``qrels``.
         qrels: query id -> passage id -> gain.
         place: passage id -> index.
+        depth: of the rankings.
         log: queries without labels.
         log_side: vectors of ``log``.
     """
@@ -35,6 +37,7 @@ class Material:
     queries: Sequence[Query]
     qrels: Mapping[str, Mapping[str, int]]
     place: Mapping[str, int]
+    depth: int
     log: Sequence[str] = ()
     log_side: Side | None = None
 
@@ -43,9 +46,14 @@ class Material:
         """Of the model's cosines."""
         return spread_of(unit(self.side.queries) if len(self.queries) else self.side.passages, self.side.passages)
 
-    def judged(self, bm25: BM25, depth: int) -> list[Judged]:
+    @functools.cached_property
+    def dense(self) -> Ranking:
+        """The queries' ranking by the model: one for every k1 and b."""
+        return self.side.rank(self.depth)
+
+    def judged(self, bm25: BM25) -> list[Judged]:
         """The queries with their candidates; counted as the log is spread, where there is one."""
-        pools = _pools(self.side, [q.text for q in self.queries], bm25, depth)
+        pools = _pools(self.side, [q.text for q in self.queries], bm25, self.dense)
         found = [
             Judged(
                 pool,
@@ -56,10 +64,16 @@ class Material:
         ]
         if self.log_side is None:
             return found
-        return like_the_log(found, _pools(self.log_side, self.log, bm25, depth))
+        return like_the_log(found, self.asked(bm25))
+
+    def asked(self, bm25: BM25) -> list[Pool]:
+        """The candidates of the log's queries; none without a log."""
+        if self.log_side is None:
+            return []
+        return _pools(self.log_side, self.log, bm25, self.log_side.rank(self.depth))
 
 
-def choose_bm25(make: Callable[[float, float], BM25], material: Material, settings: HybridSettings, depth: int) -> BM25:
+def choose_bm25(make: Callable[[float, float], BM25], material: Material, settings: HybridSettings) -> BM25:
     """The k1 and b of the grid whose fused ranking is best for the base's training-side queries.
 
     The first pair is kept unless the best is better by more than two standard errors.
@@ -68,7 +82,6 @@ def choose_bm25(make: Callable[[float, float], BM25], material: Material, settin
         make: an index of all passages with some k1 and b.
         material: of the base.
         settings: whose grid is tried.
-        depth: of the rankings.
     """
     usual = make(settings.k1[0], settings.b[0])
     if not material.queries or not 0 < usual.passages <= settings.tried_passages:
@@ -76,7 +89,7 @@ def choose_bm25(make: Callable[[float, float], BM25], material: Material, settin
     weights = GRID * material.spread
 
     def best(bm25: BM25) -> Any:
-        curve = quality_by_weight(material.judged(bm25, depth), weights)
+        curve = quality_by_weight(material.judged(bm25), weights)
         return curve[curve.mean(1).argmax()]
 
     kept, first = usual, best(usual)
@@ -89,16 +102,16 @@ def choose_bm25(make: Callable[[float, float], BM25], material: Material, settin
     return kept
 
 
-def learn_hybrid(bm25: BM25, material: Material, settings: HybridSettings, depth: int) -> tuple[Hybrid, dict[str, Any]]:
+def learn_hybrid(bm25: BM25, material: Material, settings: HybridSettings) -> tuple[Hybrid, dict[str, Any]]:
     """The weight of BM25 beside one model, and what was seen on the way (``search.learn.learn``)."""
     if not material.queries:
         usual = Hybrid.usual(material.spread, bm25)
         return usual, {"queries": 0}
-    judged = material.judged(bm25, depth)
+    judged = material.judged(bm25)
     hybrid, seen = learn(judged, material.spread, seed=settings.seed)
     seen["overlap"] = {"written": _overlap([one.pool for one in judged])}
     if material.log_side is not None:
-        seen["overlap"]["log"] = _overlap(list(_pools(material.log_side, material.log, bm25, depth)))
+        seen["overlap"]["log"] = _overlap(material.asked(bm25))
     return hybrid, seen
 
 
@@ -110,8 +123,9 @@ def some_of(queries: Sequence[Query], settings: HybridSettings) -> list[Query]:
     return [queries[i] for i in sorted(drawn.tolist())]
 
 
-def _pools(side: Side, texts: Sequence[str], bm25: BM25, depth: int) -> list[Pool]:
-    return list(pools_of(side.rank(depth), bm25, texts, unit(side.queries), side.passages, depth=depth))
+def _pools(side: Side, texts: Sequence[str], bm25: BM25, dense: Ranking) -> list[Pool]:
+    depth = dense[0].shape[1]
+    return list(pools_of(dense, bm25, texts, unit(side.queries), side.passages, depth=depth))
 
 
 def _overlap(pools: Sequence[Pool]) -> float:

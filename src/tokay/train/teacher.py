@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.models.cross_encoder import CrossEncoder
+from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Progress
 from tokay.search.dense import top_k, unit
@@ -52,14 +52,10 @@ def taught(
             own = [row.positive_id, *row.candidate_ids, *(ids[i] for i in near if i >= 0)]
             pairs += [(row.query_id, one) for one in dict.fromkeys(own) if one in passages]
         words = {row.query_id: row.query for row in source.rows[start : start + _QUERIES]}
-        given = teacher.score([(words[q], _written(*passages[p])) for q, p in pairs])
+        given = teacher.score([(words[q], written(passages[p][1], passages[p][0])) for q, p in pairs])
         for (query_id, passage_id), score in zip(pairs, given.tolist(), strict=True):
             scores.setdefault(query_id, {})[passage_id] = score
         progress.advance(len(words))
     needed = {p for own in scores.values() for p in own}
     texts = {**source.texts, **{p: passages[p] for p in needed}}
     return dataclasses.replace(source, texts=texts, taught=scores)
-
-
-def _written(title: str, text: str) -> str:
-    return f"{title} {text}" if title else text
