@@ -13,7 +13,7 @@ import pytest
 
 from command import call
 from tiny import WORDS, tiny_base
-from tokay.cli import _text_below
+from tokay.cli.search import _text_below
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.search.hybrid import Hybrid
 from tokay.search.index import Index
