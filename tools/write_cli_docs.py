@@ -16,6 +16,7 @@ COMMANDS = (
     "index",
     "search",
     "serve",
+    "benchmark",
     "report",
     "trace",
     *LEDGER,
