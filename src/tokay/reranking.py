@@ -18,10 +18,13 @@ from tokay import open_run
 from tokay.errors import TokayError
 from tokay.evaluate.rerank import Read, as_ranking, calibration, choose_rule, rows_of
 from tokay.evaluate.verdict import qrels_of
+from tokay.leakage import reads_of
+from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Example, Hit, Judgment, Passage, Query
+from tokay.records import Example, Hit, Judgment, Passage, Query
+from tokay.records import Read as Given
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
@@ -29,7 +32,6 @@ from tokay.search.hybrid import Hybrid, Ranking, pools_of
 from tokay.search.rerank import Rule
 from tokay.search.reranker import ABOUT, FOLDER, About, Form, Reranker
 from tokay.settings import RerankSettings, Settings
-from tokay.split import parts_of
 from tokay.store import Run, StageOutput, fingerprint
 
 if TYPE_CHECKING:
@@ -97,8 +99,8 @@ class RunView:
         self.passages = list(run.table("corpus", "passages", Passage))
         self.ids = [p.passage_id for p in self.passages]
         self.texts = [written(p.text, p.title) for p in self.passages]
-        self.parts = parts_of(list(run.table("split", "documents", Document)), self.passages)
-        self.queries = [*run.table("generate", "queries", Query), *run.table("judge", "answered", Query)]
+        self.parts = parts_of_run(run)
+        self.queries = queries_of_run(run)
         self.vectors: NDArray[np.floating] = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
         self.hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
         self.bm25 = BM25.load(run.path / "evaluate" / "bm25")
@@ -159,10 +161,14 @@ class RunView:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What ``train_run`` leaves: the folder, and the verdict as JSON values; ``fresh``: it was done now."""
+    """What ``train_run`` leaves: the folder, the verdict as JSON values, and what it was checked for.
+
+    ``fresh``: it was done now.
+    """
 
     folder: Path
     verdict: dict[str, Any]
+    leakage: str
     fresh: bool
 
 
@@ -177,13 +183,14 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         progress: where to report.
 
     Raises:
-        TokayError: it is no run, has no judgments, or whatever training refuses.
+        TokayError: it is no run, has no judgments, its split leaks, or whatever training refuses.
     """
     path = Path(source).expanduser()
     check_run(path)
     progress = progress or Silent()
     chosen = settings.rerank
     with Run(path, writable=True) as run:
+        refuse(run)
         key = {
             **chosen.model_dump(mode="json", exclude={"checkpoint_minutes", "tokens_kept"}),
             "evaluate": settings.evaluate.model_dump(mode="json"),
@@ -198,7 +205,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         )
         shutil.rmtree(run.path / "checkpoints" / FOLDER, ignore_errors=True)
         write_report(run)
-        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), result.fresh)
+        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), leakage_sentence(run), result.fresh)
 
 
 def check_run(path: Path) -> None:
@@ -239,6 +246,9 @@ class _Work:
         """Train, choose, export, compare."""
         forms: list[tuple[Form, Any]] = []
         story = []
+        reads = list(reads_of(self.view.examples(), self.open_passages()))
+        refuse(self.run, {"the reranker": reads})
+        self.out.write("read", Given, reads)
         for layers in self.settings.layers:
             found, done = self.one(layers)
             forms += found
@@ -263,6 +273,11 @@ class _Work:
         near = self.view.near(self.embedder, examples)
         return list(lists_of(examples, near, below=self.settings.unjudged_below, near=NEAR_KEPT))
 
+    def open_passages(self) -> dict[str, tuple[str, str]]:
+        """Title and text of what negatives are drawn from: the training part."""
+        view = self.view
+        return {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
+
     def begin(self, layers: int) -> TorchCrossEncoder:
         """The model before its training."""
         from tokay.models.torch_cross_encoder import TorchCrossEncoder, is_cross_encoder, keep_layers
@@ -282,10 +297,9 @@ class _Work:
         from tokay.train.lists import ListMaker
         from tokay.train.reranker import tune_reranker
 
-        view = self.view
         model = self.begin(layers)
         name = f"layers-{model.layers}"
-        texts = {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
+        texts = self.open_passages()
         maker = ListMaker(self.lists(), texts, self.settings)
 
         def look() -> float:
