@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from tokay.copies import apart, copies_of
 from tokay.errors import TokayError
-from tokay.leakage import Leakage, find_leaks, reads_of
+from tokay.leakage import HELD_OUT, Leakage, find_leaks, reads_of, without_held_out
 from tokay.records import Copy, Document, Example, Part, Passage, Query, Read
 from tokay.settings import SplitSettings
 from tokay.split import parts_of, units_of
@@ -58,6 +60,27 @@ def queries_of_run(run: Run) -> list[Query]:
     """
     tables = [("generate", "queries"), *([("judge", "answered")] if run.is_done("judge") else [])]
     return apart(itertools.chain(*(run.table(stage, table, Query) for stage, table in tables)))
+
+
+def sources_apart(run: Run, sources: Sequence[Any], say: Callable[[str], None]) -> list[Any]:
+    """Sources of rows beside a run's own, without rows that hold something of what its verdict is measured on."""
+    if not sources:
+        return []
+    parts = parts_of_run(run)
+    queries = [q.text for q in queries_of_run(run) if q.part in HELD_OUT]
+    passages = [(p.title, p.text) for p in passages_of(run) if parts[p.passage_id] in HELD_OUT]
+    found = []
+    for source in sources:
+        kept = without_held_out(source.rows, source.texts, queries, passages)
+        if gone := len(source.rows) - len(kept):
+            say(f"{source.name}: {gone:,} rows hold held-out queries or passages, and are left out")
+        if not kept:
+            raise TokayError(
+                f"every row of the mixture's source {source.name!r} holds something that is held out from the run's "
+                "training; leave that source out"
+            )
+        found.append(dataclasses.replace(source, rows=kept))
+    return found
 
 
 def check_run(

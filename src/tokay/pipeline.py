@@ -40,8 +40,8 @@ from tokay.evaluate.verdict import (
 )
 from tokay.examples import make_examples
 from tokay.language import LANGUAGE_SAMPLE, stems_for
-from tokay.leakage import HELD_OUT, overlap_of, reads_of, without_held_out
-from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
+from tokay.leakage import overlap_of, reads_of
+from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse, sources_apart
 from tokay.llm.client import base_url
 from tokay.llm.estimate import Estimate, count, money
 from tokay.llm.ledger import LEDGER, spent_in
@@ -806,7 +806,8 @@ class _Distillation:
         if settings.distil_teacher:
             own = taught_source(self.store, own, settings, self.progress)
         out.write("read", Read, reads_of(own.rows, own.texts))
-        sources = [own, *(self.mixture if name == "refit" else self.mixture_apart())]
+        others = self.mixture if name == "refit" else sources_apart(self.store, self.mixture, self.progress.say)
+        sources = [own, *others]
         steps = draw_of(sources, settings).steps()
         if steps < FEW_STEPS:
             self.progress.say(
@@ -834,19 +835,6 @@ class _Distillation:
 
         path = self.settings.train.mixture
         return read_mixture(Path(path), seed=self.settings.train.seed) if path else ()
-
-    def mixture_apart(self) -> Iterator[Any]:
-        """The other sources without rows that hold something of what the verdict is measured on."""
-        if not self.mixture:
-            return
-        parts = self.parts()
-        queries = [q.text for q in self.queries() if q.part in HELD_OUT]
-        passages = [(p.title, p.text) for p in self.passages() if parts[p.passage_id] in HELD_OUT]
-        for source in self.mixture:
-            kept = without_held_out(source.rows, source.texts, queries, passages)
-            if gone := len(source.rows) - len(kept):
-                self.progress.say(f"{source.name}: {gone:,} rows hold held-out queries or passages, and are left out")
-            yield dataclasses.replace(source, rows=kept) if gone else source
 
     @property
     def mixture_print(self) -> str:

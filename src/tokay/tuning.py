@@ -14,7 +14,7 @@ from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
-from tokay.leaking import queries_of_run
+from tokay.leaking import queries_of_run, sources_apart
 from tokay.models.locate import find_model, is_run
 from tokay.pipeline import check_teacher, dev_set_of, run_source, taught_source
 from tokay.progress import Progress, Silent
@@ -116,6 +116,7 @@ def read_material(
     if of_run:
         run = open_run(path)
         rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
+        sources = sources_apart(run, sources, lambda said: None)
         sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
         if train.distil_teacher:
             teach = functools.partial(taught_source, run, sources[0], train)
