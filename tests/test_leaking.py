@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,16 +64,18 @@ def test_documents_that_repeat_each_other_do_not_stand_on_both_sides(
     assert {c.passage_id for c in store.table("split", "copies", Copy)} == {f"r{i:02d}" for i in range(12)}
     of = {d.document_id: d.part for d in store.table("split", "documents", Document)}
     parts = parts_of_run(store)
-    left_out = {i for i, part in parts.items() if part == "out"}
-    kept = {of[f"r{i:02d}"] for i in range(12)} - {"train"} or {"train"}
-    assert all(parts[i] in {*kept, "out"} for i in parts if i.startswith("r"))
-    if left_out:
-        assert f"{len(left_out)} passages nearly repeat one of these, and are left out of training" in shown
+    alike = [f"r{i:02d}" for i in range(12)]
+    assert [of[i] for i in alike] == ["train"] * 10 + ["test"] * 2  # a bundle holds at most a fifth of 52 passages
+    assert [parts[i] for i in alike] == ["out"] * 10 + ["test"] * 2
+    assert {part for i, part in parts.items() if i not in alike} == {"train", "dev", "test"}
+    assert "10 passages nearly repeat one of these, and are left out of training" in shown
+    assert re.search(r"12 passages nearly repeat one of another document, in 1 groups; 12 documents are kept", shown)
+    assert not {q.seed_id for q in store.table("generate", "queries", Query)} & {*alike[:10]}
     given = {r.item_id for r in store.table("train", "read", Read) if r.role != "query"}
     assert given
     assert not given & {i for i, part in parts.items() if part != "train"}
     assert "leakage: none found" in shown
-    assert json.loads((out / LEAK).read_text())["left_out"]["passages"] == len(left_out)
+    assert json.loads((out / LEAK).read_text())["left_out"] == {"passages": 10, "queries": 0}
     assert "Leakage: none found" in (out / "report.html").read_text()
     # without the search for copies they stand on both sides, and a look with it finds them in training
     other = tmp_path / "other"
@@ -80,7 +83,6 @@ def test_documents_that_repeat_each_other_do_not_stand_on_both_sides(
     assert call("distill", repeated / "docs.jsonl", *words, *corpus, "--set", "split.near_duplicates=0") == 0
     assert "passages without near copies, as split.near_duplicates is 0" in said(capsys)
     store = tokay.open_run(other)
-    assert len({of[f"r{i:02d}"] for i in range(12)}) == 1 or left_out
     assert len({d.part for d in store.table("split", "documents", Document) if d.document_id.startswith("r")}) > 1
     drop_tables(other, {"split": "copies"})  # as a version without them left it
     settings = (other / "run.toml").read_text().split("[split]")
@@ -174,6 +176,10 @@ def test_a_run_that_leaks_prints_no_verdict(
         assert "again, which makes anew what does not fit" in shown
         assert sentence not in shown
     assert not (out / "rerank").exists()
+    if tamper is swap_sides:
+        assert call("train", out, "--keep-passages", "--out", tmp_path / "side") == 1
+        assert "no verdict over a split that leaks: " in said(capsys)
+        assert not (tmp_path / "side").exists()
     leak = json.loads((out / LEAK).read_text())
     assert leak["found"]
     assert kinds <= set(leak["counts"])

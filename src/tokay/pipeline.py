@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
-from tokay.copies import copies_of
+from tokay.copies import bundles_of, copies_of
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
@@ -470,8 +471,18 @@ class _Distillation:
 
         def work(out: StageOutput) -> None:
             self.progress.start("looking for documents that repeat others", None)
-            copies = copies_of(self.passages(), units_of(self.passages()), settings.near_duplicates)
-            out.write("documents", Document, split_documents(self.passages(), settings, copies))
+            units = units_of(self.passages())
+            copies = copies_of(self.passages(), units, settings.near_duplicates)
+            before = split_documents(self.passages(), settings)
+            documents = split_documents(self.passages(), settings, copies)
+            if copies:
+                bundles = bundles_of(copies, units, settings.test_share * len(units))
+                self.progress.say(
+                    f"{len(copies):,} passages nearly repeat one of another document, in "
+                    f"{len({copy.group for copy in copies}):,} groups; {sum(map(len, bundles)):,} documents are kept "
+                    f"with those that they repeat, for which {sum(map(operator.ne, before, documents)):,} change sides"
+                )
+            out.write("documents", Document, documents)
             out.write("copies", Copy, copies)
 
         self.stage("split", work, settings=settings.model_dump(mode="json"), reads=("corpus",))

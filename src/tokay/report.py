@@ -259,7 +259,7 @@ def _labels(run: Run) -> str:
     verdict = run.read_json("labels", "verdict")
     dropped = ", ".join(f"{count} {name}" for name, count in verdict["dropped"].items() if count)
     unused = f"<p>Not used: {_e(dropped)}.</p>" if dropped else ""
-    unused += f"<p>{_e(in_training(verdict['in_training']))}</p>"
+    unused += f"<p>{_e(in_training(verdict['in_training']))}</p>" if "in_training" in verdict else ""
     return _systems("Your own queries", verdict) + f"<p><b>{_e(verdict['sentence'])}</b></p>{unused}"
 
 

@@ -72,7 +72,7 @@ def split_documents(
     _together(parts, bundles_of(copies, units, settings.test_share * len(units)), sizes)
     documents = [Document(unit, part, sizes[unit]) for unit, part in parts.items()]
     sides = without_copies({passage_id: parts[unit] for passage_id, unit in units.items()}, copies)
-    if "train" not in sides.values():
+    if copies and "train" not in sides.values():
         raise TokayError(
             f"every passage of the documents to train on repeats a held-out one by {settings.near_duplicates:g} or "
             "more, so no verdict would mean anything; set split.near_duplicates higher, or 0 to allow it"
