@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import WORDS
-from tokay.copies import ALIKE, apart, bundles_of, copies_of, near_copies, without_copies, words_of
+from tokay.copies import ALIKE, apart, bundles_of, copies_of, near_copies, repeated, without_copies, words_of
 from tokay.corpus.dedup import HASHES, minhash, near_groups
 from tokay.errors import TokayError
 from tokay.records import Copy, Document, Part, Passage, Query, sha256_text
@@ -156,7 +156,9 @@ def test_a_corpus_of_one_sentence_is_refused() -> None:
 def test_the_less_strict_side_loses() -> None:
     parts: dict[str, Part] = {"a": "train", "b": "dev", "c": "test", "d": "train", "e": "dev", "f": "train"}
     found = [Copy(i, "a") for i in "abc"] + [Copy(i, "d") for i in "de"] + [Copy("gone", "d")]
-    assert without_copies(parts, found) == parts | {"a": "out", "b": "out", "d": "out"}
+    left = without_copies(parts, found)
+    assert left == parts | {"a": "out", "b": "out", "d": "out"}
+    assert repeated(left, found) == {"a": "c", "b": "c", "d": "e"}
 
 
 # -- queries --------------------------------------------------------------------------------------------------------

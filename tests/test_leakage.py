@@ -45,7 +45,7 @@ def test_nothing_leaks_and_the_line_says_what_was_looked_at() -> None:
         (Read("positive", "d", ""), "passage", ""),
         (Read("negative", "d", ""), "passage", ""),
         (Read("candidate", "c", ""), "passage", ""),
-        (Read("negative", "e", ""), "copy", ""),
+        (Read("negative", "e", ""), "copy", "d"),
         (Read("negative", "unknown", ""), "side", ""),
         (Read("query", "q-d", "why do clouds float"), "query", ""),
         (Read("query", "q-b", "what is known of rivers"), "query", ""),  # a seen query is held out too
@@ -56,7 +56,7 @@ def test_nothing_leaks_and_the_line_says_what_was_looked_at() -> None:
     ],
 )
 def test_a_planted_leak_is_found(read: Read, kind: str, held: str) -> None:
-    [leak] = look(read).leaks
+    [leak] = look(read, repeats={"e": "d"}).leaks
     assert (leak.kind, leak.training, leak.role, leak.item_id, leak.held_id) == (
         kind,
         "the embedder",

@@ -131,6 +131,19 @@ def without_copies(parts: dict[str, Part], copies: Iterable[Copy]) -> dict[str, 
     return found
 
 
+def repeated(parts: Mapping[str, Part], copies: Iterable[Copy]) -> dict[str, str]:
+    """Passage id -> the passage that it nearly repeats, of those that are ``out``; from ``without_copies``."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for copy in copies:
+        if copy.passage_id in parts:
+            groups[copy.group].append(copy.passage_id)
+    found: dict[str, str] = {}
+    for members in groups.values():
+        kept = [i for i in members if parts[i] != "out"]
+        found |= {i: kept[0] for i in members if parts[i] == "out"}
+    return found
+
+
 # -- queries --------------------------------------------------------------------------------------------------------
 
 

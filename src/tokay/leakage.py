@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tokay.copies import near_copies, words_of
@@ -84,8 +85,8 @@ class Leakage:
     compared: bool
 
     def counts(self) -> dict[Kind, int]:
-        """Leaks by kind; those that are none are left out."""
-        return {kind: n for kind in SAID if (n := sum(leak.kind == kind for leak in self.leaks))}
+        """Kinds of leak that there are, and how many passages, queries or stages each is of."""
+        return {kind: n for kind in SAID if (n := len({leak.item_id for leak in self.leaks if leak.kind == kind}))}
 
     def sentence(self) -> str:
         """One line: what was found, and what was looked at."""
@@ -146,6 +147,7 @@ def find_leaks(
     queries: Sequence[Query],
     trainings: Mapping[str, Iterable[Read]],
     *,
+    repeats: Mapping[str, str] = MappingProxyType({}),
     altered: Sequence[str] = (),
     compared: bool = True,
 ) -> Leakage:
@@ -155,6 +157,7 @@ def find_leaks(
         parts: passage id -> part, ``out`` for near copies of held-out passages.
         queries: of the run; ``out`` are those that repeat held-out ones.
         trainings: name -> what it was given.
+        repeats: passage id -> the held-out passage that it nearly repeats, of those that are ``out``.
         altered: stages whose files were changed since the run made them.
         compared: whether ``parts`` knows of near copies.
     """
@@ -175,7 +178,7 @@ def find_leaks(
             part = parts.get(read.item_id)
             if part != "train":
                 kind: Kind = "copy" if part == "out" else "side" if part is None else "passage"
-                leaks.append(Leak(kind, name, read.role, read.item_id))
+                leaks.append(Leak(kind, name, read.role, read.item_id, repeats.get(read.item_id, "")))
         leaks += [Leak("query", name, "query", q) for q in asked if q in held_part]
         others = [q for q in asked if q not in held_part]
         found = near_copies([asked[q] for q in others], [q.text for q in held])

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tokay.copies import apart, copies_of
+from tokay.copies import apart, copies_of, repeated
 from tokay.errors import TokayError
 from tokay.leakage import HELD_OUT, Leakage, find_leaks, reads_of, without_held_out
 from tokay.records import Copy, Document, Example, Part, Passage, Query, Read
@@ -38,11 +38,16 @@ def parts_of_run(run: Run) -> dict[str, Part]:
     Raises:
         TokayError: the split lacks a document.
     """
-    copies: Iterable[Copy]
+    return _parts(run, _copies(run))
+
+
+def _copies(run: Run) -> list[Copy]:
     if run.has("split", "copies"):
-        copies = run.table("split", "copies", Copy)
-    else:
-        copies = copies_of(passages_of(run), units_of(passages_of(run)), _threshold(run))
+        return list(run.table("split", "copies", Copy))
+    return copies_of(passages_of(run), units_of(passages_of(run)), _threshold(run))
+
+
+def _parts(run: Run, copies: Sequence[Copy]) -> dict[str, Part]:
     documents = list(run.table("split", "documents", Document))
     try:
         return parts_of(documents, passages_of(run), copies)
@@ -98,10 +103,13 @@ def check_run(
     Raises:
         TokayError: the split is not that of the corpus.
     """
+    copies = _copies(run)
+    parts = _parts(run, copies)
     found = find_leaks(
-        parts_of_run(run),
+        parts,
         queries_of_run(run) if queries is None else queries,
         _given(run) if trainings is None else trainings,
+        repeats=repeated(parts, copies),
         altered=[stage for stage in LOOKED_AT if run.is_done(stage) and not run.intact(stage)],
         compared=_threshold(run) > 0,
     )
