@@ -18,10 +18,13 @@ from tokay import open_run
 from tokay.errors import TokayError
 from tokay.evaluate.rerank import Read, as_ranking, calibration, choose_rule, rows_of
 from tokay.evaluate.verdict import qrels_of
+from tokay.leakage import reads_of
+from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Example, Hit, Judgment, Passage, Query
+from tokay.records import Example, Hit, Judgment, Passage, Query
+from tokay.records import Read as Given
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
@@ -29,12 +32,11 @@ from tokay.search.hybrid import Hybrid, Ranking, pools_of
 from tokay.search.rerank import Rule
 from tokay.search.reranker import ABOUT, FOLDER, About, Form, Reranker
 from tokay.settings import RerankSettings, Settings
-from tokay.split import parts_of
 from tokay.store import Run, StageOutput, fingerprint
 
 if TYPE_CHECKING:
     from tokay.models.torch_cross_encoder import TorchCrossEncoder
-    from tokay.train.lists import RankList
+    from tokay.train.lists import ListMaker
 
 CODE = (
     "tokay.reranking",
@@ -97,8 +99,8 @@ class RunView:
         self.passages = list(run.table("corpus", "passages", Passage))
         self.ids = [p.passage_id for p in self.passages]
         self.texts = [written(p.text, p.title) for p in self.passages]
-        self.parts = parts_of(list(run.table("split", "documents", Document)), self.passages)
-        self.queries = [*run.table("generate", "queries", Query), *run.table("judge", "answered", Query)]
+        self.parts = parts_of_run(run)
+        self.queries = queries_of_run(run)
         self.vectors: NDArray[np.floating] = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
         self.hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
         self.bm25 = BM25.load(run.path / "evaluate" / "bm25")
@@ -120,6 +122,10 @@ class RunView:
     def examples(self) -> list[Example]:
         """The training part's rows."""
         return [e for e in self.run.table("examples", "examples", Example) if e.part == "train"]
+
+    def open_passages(self) -> dict[str, tuple[str, str]]:
+        """Title and text of the training part: what negatives are drawn from."""
+        return {p.passage_id: (p.title, p.text) for p in self.passages if self.parts[p.passage_id] == "train"}
 
     def near(self, embedder: Any, examples: Sequence[Example]) -> dict[str, list[tuple[str, float]]]:
         """Query id -> what the tuned retriever returns of the training part, with cosines."""
@@ -159,10 +165,14 @@ class RunView:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What ``train_run`` leaves: the folder, and the verdict as JSON values; ``fresh``: it was done now."""
+    """What ``train_run`` leaves: the folder, the verdict as JSON values, and what it was checked for.
+
+    ``fresh``: it was done now.
+    """
 
     folder: Path
     verdict: dict[str, Any]
+    leakage: str
     fresh: bool
 
 
@@ -177,13 +187,14 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         progress: where to report.
 
     Raises:
-        TokayError: it is no run, has no judgments, or whatever training refuses.
+        TokayError: it is no run, has no judgments, its split leaks, or whatever training refuses.
     """
     path = Path(source).expanduser()
     check_run(path)
     progress = progress or Silent()
     chosen = settings.rerank
     with Run(path, writable=True) as run:
+        refuse(run)
         key = {
             **chosen.model_dump(mode="json", exclude={"checkpoint_minutes", "tokens_kept"}),
             "evaluate": settings.evaluate.model_dump(mode="json"),
@@ -198,7 +209,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         )
         shutil.rmtree(run.path / "checkpoints" / FOLDER, ignore_errors=True)
         write_report(run)
-        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), result.fresh)
+        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), leakage_sentence(run), result.fresh)
 
 
 def check_run(path: Path) -> None:
@@ -215,6 +226,48 @@ def check_run(path: Path) -> None:
         raise TokayError(
             f"{path} has no judgments, from which a reranker learns; run 'tokay distill' with an --llm that judges"
         )
+
+
+def plan_lines(source: str, settings: Settings) -> list[str]:
+    """What the training of a run's reranker would take, in words; nothing is written.
+
+    Raises:
+        TokayError: as ``train_run``.
+    """
+    from tokay.train.plan import plan_reranker
+
+    path = Path(source).expanduser()
+    check_run(path)
+    chosen = settings.rerank
+    view = RunView(open_run(path), settings)
+    embedder = view.tuned()
+    maker = maker_of(view, embedder, chosen)
+    plans = [plan_reranker(untrained(embedder, chosen, layers), maker, chosen) for layers in chosen.layers]
+    return [line for plan in plans for line in plan.lines()]
+
+
+def maker_of(view: RunView, embedder: Any, settings: RerankSettings) -> ListMaker:
+    """The lists of a run's training part, and the texts that they are made of."""
+    from tokay.train.lists import ListMaker, lists_of
+
+    examples = view.examples()
+    lists = lists_of(examples, view.near(embedder, examples), below=settings.unjudged_below, near=NEAR_KEPT)
+    return ListMaker(list(lists), view.open_passages(), settings)
+
+
+def untrained(embedder: Any, settings: RerankSettings, layers: int) -> TorchCrossEncoder:
+    """The model before its training: the base that is set, or the run's tuned embedder, with a new head."""
+    from tokay.models.torch_cross_encoder import TorchCrossEncoder, is_cross_encoder, keep_layers
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    name, cut = settings.base, settings.max_tokens
+    if name and is_cross_encoder(find_model(name)):
+        model = TorchCrossEncoder.load(name)
+        keep_layers(model.backbone, layers)
+        model.max_tokens = min(cut, model.max_tokens)
+        return model
+    embedder = TorchEmbedder.load(name) if name else embedder
+    return TorchCrossEncoder.on_top_of(embedder, layers=layers, max_tokens=cut, seed=settings.seed)
 
 
 class _Work:
@@ -239,6 +292,11 @@ class _Work:
         """Train, choose, export, compare."""
         forms: list[tuple[Form, Any]] = []
         story = []
+        examples = self.view.examples()
+        judged = (p for e in examples for p in e.candidate_ids)
+        reads = list(reads_of(examples, [*self.view.open_passages(), *judged]))
+        refuse(self.run, {"the reranker": reads})
+        self.out.write("read", Given, reads)
         for layers in self.settings.layers:
             found, done = self.one(layers)
             forms += found
@@ -256,37 +314,13 @@ class _Work:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def lists(self) -> list[RankList]:
-        from tokay.train.lists import lists_of
-
-        examples = self.view.examples()
-        near = self.view.near(self.embedder, examples)
-        return list(lists_of(examples, near, below=self.settings.unjudged_below, near=NEAR_KEPT))
-
-    def begin(self, layers: int) -> TorchCrossEncoder:
-        """The model before its training."""
-        from tokay.models.torch_cross_encoder import TorchCrossEncoder, is_cross_encoder, keep_layers
-        from tokay.models.torch_embedder import TorchEmbedder
-
-        name, cut = self.settings.base, self.settings.max_tokens
-        if name and is_cross_encoder(find_model(name)):
-            model = TorchCrossEncoder.load(name)
-            keep_layers(model.backbone, layers)
-            model.max_tokens = min(cut, model.max_tokens)
-            return model
-        embedder = TorchEmbedder.load(name) if name else self.embedder
-        return TorchCrossEncoder.on_top_of(embedder, layers=layers, max_tokens=cut, seed=self.settings.seed)
-
     def one(self, layers: int) -> tuple[list[tuple[Form, CrossEncoder]], dict[str, Any]]:
         """A reranker of some layers, trained, calibrated, saved and exported: its forms, best first, and its story."""
-        from tokay.train.lists import ListMaker
         from tokay.train.reranker import tune_reranker
 
-        view = self.view
-        model = self.begin(layers)
+        model = untrained(self.embedder, self.settings, layers)
         name = f"layers-{model.layers}"
-        texts = {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
-        maker = ListMaker(self.lists(), texts, self.settings)
+        maker = maker_of(self.view, self.embedder, self.settings)
 
         def look() -> float:
             read = self.read(self.seen, model, depth=min(TOP, self.settings.depth))

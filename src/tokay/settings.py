@@ -48,6 +48,11 @@ class SplitSettings(_Section):
     dev_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share that the weight of BM25 beside the tuned model is chosen on; with half, it is noise"
     )
+    near_duplicates: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.8,
+        description="word 3-shingle Jaccard similarity from which a passage repeats one of another document, and may "
+        "not stand on the other side of the split; 0: do not look",
+    )
     seen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of the training documents' queries held out, at most 300, for the verdict's seen slice"
     )
@@ -371,7 +376,7 @@ class GuardSettings(_Section):
         0.01, description="what may be lost of nDCG@10 or Spearman's correlation: a point, our bound (docs/log.md)"
     )
     characters: Annotated[int, Field(ge=1000)] = Field(
-        700_000, description="that each model reads of all sets, a fixed sample: some 20 s with MiniLM on two cores"
+        500_000, description="that each model reads of all sets, a fixed sample: 40 s of a core with MiniLM (docs/log.md)"
     )
 
 

@@ -169,4 +169,4 @@ def test_a_hub_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_plan_says_what_will_be_compared() -> None:
     assert plan_of(GuardSettings(sets=())) == ""
     said = plan_of(GuardSettings(sets=("nanobeir", "data/stsb")))
-    assert "(NanoBEIR, if the Hub answers, data/stsb): 700,000 characters each" in said
+    assert "(NanoBEIR, if the Hub answers, data/stsb): 500,000 characters each" in said

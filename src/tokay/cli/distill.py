@@ -9,7 +9,7 @@ import typer
 
 import tokay
 from tokay.cli.screen import Budget, Out, Prices, Screen, escape, out
-from tokay.cli.verdicts import print_slices, print_verdict
+from tokay.cli.verdicts import print_leakage, print_slices, print_verdict
 
 
 def distill(
@@ -112,6 +112,7 @@ def distill(
         general = done.verdict["general"]
         warned = "[bold red]warning:[/bold red] " if general["fell"] else ""
         out.print(f"{warned}{escape(general['sentence'])}", soft_wrap=True)
+        print_leakage(done.leakage)
         out.print(f"model: {escape(str(done.model))}")
         if done.verdict["use"] == "base":
             out.print(
