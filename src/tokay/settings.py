@@ -376,7 +376,8 @@ class GuardSettings(_Section):
         0.01, description="what may be lost of nDCG@10 or Spearman's correlation: a point, our bound (docs/log.md)"
     )
     characters: Annotated[int, Field(ge=1000)] = Field(
-        500_000, description="that each model reads of all sets, a fixed sample: 40 s of a core with MiniLM (docs/log.md)"
+        500_000,
+        description="that each model reads of all sets, the same each time: 40 s of a core, MiniLM (docs/log.md)",
     )
 
 
