@@ -377,7 +377,7 @@ class GuardSettings(_Section):
     )
     characters: Annotated[int, Field(ge=1000)] = Field(
         500_000,
-        description="that each model reads of all sets, the same each time: 40 s of a core, MiniLM (docs/log.md)",
+        description="that each model reads of all sets: some 40 s of a core (docs/log.md)",
     )
 
 
