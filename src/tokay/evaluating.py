@@ -27,6 +27,7 @@ RESULTS = "results"
 """Of an evaluation's folder: ``results.json``."""
 RUNS = "runs"
 """Of an evaluation's folder: TREC run files, as deep as systems rank."""
+_HALF = ".half"
 COMPARED = "compared"
 """Of a run: where evaluations on it go that name no other folder."""
 
@@ -211,16 +212,16 @@ def check_out(folder: Path | None) -> None:
         return
     if not folder.is_dir():
         raise TokayError(f"--out {folder} is a file; expected a folder to write the results into")
-    known = {f"{RESULTS}.json", RUNS, VECTORS}
     found = sorted(path.name for path in folder.iterdir())
-    if found and not known & {*found}:
+    ours = f"{RESULTS}.json" in found or {*found} <= {VECTORS, RUNS, _HALF}
+    if is_run(folder) or not ours:
         raise TokayError(f"--out {folder} holds other files, such as {found[0]}; name another folder")
 
 
 def write_results(folder: Path, results: Results, ranked: Sequence[Ranked], on: EvaluationSet) -> None:
     """``results.json``, and as tables scores, hits, queries and traits; each file is replaced in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = folder / ".half"
+    half = folder / _HALF
     half.mkdir(exist_ok=True)
     out = StageOutput(half)
     out.write("scores", Score, results.scores)
