@@ -77,8 +77,7 @@ def summary_of(path: Path, *, name: str = "") -> Summary:
         TokayError: it is no run, or its files are damaged.
     """
     run = open_run(path)
-    settings = _settings(run)
-    manifest = run.manifest()
+    manifest, settings = run.manifest(), _settings(run)
     done = list(manifest)
     state = "finished" if "evaluate" in done else f"not finished (done: {', '.join(done) or 'nothing'})"
     verdict = run.read_json("evaluate", "verdict") if "evaluate" in done else {}
@@ -171,9 +170,7 @@ def _common(a: Run, b: Run, names: list[str]) -> dict[str, Any]:
     ]
     notes = []
     if regraded := _regraded(a, b, shared):
-        notes.append(
-            f"{regraded:,} of these queries have other grades in the two runs: their figures differ by that, too"
-        )
+        notes.append(f"{regraded:,} of these queries have other grades in the two runs, so figures differ by that, too")
     if a.digest("corpus") != b.digest("corpus"):
         notes.append("The runs do not have the same passages, so each ranked its own")
     widest = max((s for s in systems if s[0] == "tuned"), key=lambda s: s[1], default=None)

@@ -104,7 +104,9 @@ def test_labels_of_a_users_own(folder: Path, tmp_path: Path) -> None:
 
 def test_ids_that_do_not_match_are_shown(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text("q0 0 D0 1\nq1 0 D1 1\n")
-    with pytest.raises(TokayError, match="0 queries have a relevant passage.*the labels name 'D0', the corpus has ids"):
+    with pytest.raises(
+        TokayError, match=r"0 queries have a relevant passage.*the labels name 'D0', the corpus has ids"
+    ):
         beir_set(str(folder))
     (folder / "qrels" / "test.tsv").write_text("Q0 0 d0 1\nQ1 0 d1 1\n")
     with pytest.raises(TokayError, match="the labels name the query 'Q0', the queries have ids such as 'q0'"):
@@ -118,7 +120,7 @@ def test_empty_queries_other_splits_and_no_set(folder: Path, tmp_path: Path) -> 
     jsonl(folder / "queries.jsonl", [{"_id": "q0", "text": " "}, {"_id": "q1", "text": "x"}])
     with pytest.raises(TokayError, match=r"query 'q0' is empty \(1 are\)"):
         beir_set(str(folder))
-    with pytest.raises(TokayError, match="--split is 'dev', and .* has labels of the splits test"):
+    with pytest.raises(TokayError, match=r"--split is 'dev', and .* has labels of the splits test"):
         beir_set(str(folder), split="dev")
     with pytest.raises(TokayError, match=r"it has no queries\.\*; expected a run, a BEIR folder"):
         beir_set(str(tmp_path))

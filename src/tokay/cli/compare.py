@@ -73,7 +73,7 @@ def runs(
             name, justify="right" if right else "left", no_wrap=right or name == "finished", overflow="fold"
         )
     for one in found:
-        said = interval_of(one.primary) if one.primary else one.state
+        said = interval_of(one.primary) or one.state.partition(" (")[0].partition(":")[0]
         table.add_row(
             escape(one.name),
             *(escape(text) for text in (one.documents, one.base, one.llm)),
@@ -84,6 +84,9 @@ def runs(
             escape(one.cost),
         )
     print_wide(table)
+    for one in found:
+        if one.primary is None:
+            out.print(f"{escape(one.name)}: {escape(one.state)}", soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
