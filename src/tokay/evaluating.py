@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokay import open_run
-from tokay.contenders import VECTORS, Confirm, Contenders
+from tokay.contenders import Contenders
+from tokay.encoders import VECTORS, Confirm
 from tokay.errors import TokayError
 from tokay.evaluate.many import EXAMPLES, Ranked, Results, hits_of_runs, judge_many
 from tokay.evaluate.sets import EvaluationSet, beir_set, hub_set, own_set, written_set
