@@ -187,6 +187,8 @@ def test_a_model_on_a_beir_folder_is_encoded_once(
     before = kept.stat().st_mtime_ns
     again = results_of(capsys, f"tiny={base}", f"half={base}@16", "bm25", "--on", beir, "--out", tmp_path / "out")
     assert again == found
+    results_of(capsys, f"tiny={base}", "--on", beir, "--out", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == ["tiny.trec"]
     assert kept.stat().st_mtime_ns == before
 
 

@@ -84,10 +84,13 @@ class Encoders:
         self._folder = Path(self._temporary.name) if self._temporary else Path(str(folder))
         self._texts = [q.text for q in on.queries]
         self._made_already: dict[tuple[str, str], Encoder] = {}
+        self._servers: list[Any] = []
 
     def close(self) -> None:
         """Give up what was not to be kept."""
         self._made_already.clear()
+        for server in self._servers:
+            server.close()
         if self._temporary:
             self._temporary.cleanup()
 
@@ -170,6 +173,7 @@ class Encoders:
         from tokay.llm.embeddings import RemoteEmbedder
 
         server = RemoteEmbedder(model, url=self.url, cache=self._folder / VECTORS / "endpoints.sqlite")
+        self._servers.append(server)
         passages = [written(p.text, p.title) for p in self.on.passages]
         if (wanted := server.missing([*passages, *self._texts])) and not server.is_near:
             size = sum(len(text) for text in wanted)

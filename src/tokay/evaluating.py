@@ -199,7 +199,11 @@ def evaluate(
     if folder is not None:
         write_results(folder, results, ranked, current)
     if trec is not None or folder is not None:
-        write_runs(trec or Path(str(folder)) / RUNS, ranked, depth=settings.depth)
+        written = write_runs(trec or Path(str(folder)) / RUNS, ranked, depth=settings.depth)
+        if trec is None:  # our own folder: systems of an earlier evaluation leave it with their scores
+            for path in written[0].parent.glob("*.trec"):
+                if path not in written:
+                    path.unlink()
     return Evaluated(results.summary, folder)
 
 
