@@ -22,6 +22,7 @@ from tokay.evaluate.sets import EvaluationSet
 from tokay.evaluate.systems import BASE, FORMS, OPENAI, TUNED, WORDS, SystemSpec
 from tokay.evaluate.systems import BM25 as WORDS_ALONE
 from tokay.evaluate.verdict import Side, qrels_of
+from tokay.finder import about_of
 from tokay.language import LANGUAGE_SAMPLE, stems_for
 from tokay.models.cross_encoder import written
 from tokay.models.locate import EXPORT, find_model, is_hub_name, is_run
@@ -84,6 +85,8 @@ class Contenders:
         found: list[SystemSpec] = []
         for spec in specs:
             place = self._place(spec)
+            if spec.reranked and not spec.reranker:
+                about_of(self._run_of_reranker(spec, place).path)
             plain = dataclasses.replace(spec, label="") == SystemSpec("", spec.core)
             forms = [spec]
             if place.run is not None and plain and spec.core not in (BASE, TUNED):
@@ -138,6 +141,12 @@ class Contenders:
             if kept.get(backend, {}).get("kept") and is_export_of_tuned(run):
                 forms.append(dataclasses.replace(spec, label=f"{name}:{backend}", backend=backend))
         return forms
+
+    def _run_of_reranker(self, spec: SystemSpec, place: Place) -> Run:
+        run = place.run or self.run
+        if run is None:
+            raise TokayError(f"system {spec.label!r} has no run whose reranker to take; say +rerank=MODEL")
+        return run
 
     # -- rankings -------------------------------------------------------------------------------------------------
 
@@ -221,10 +230,7 @@ class Contenders:
     def _reranked(self, spec: SystemSpec, ranking: Ranking) -> tuple[Ranking, str]:
         from tokay.search.reranker import Reranker
 
-        run = self._place(spec).run or self.run
-        if not spec.reranker and run is None:
-            raise TokayError(f"system {spec.label!r} has no run whose reranker to take; say +rerank=MODEL")
-        reranker = Reranker.load(spec.reranker or str(run.path if run else ""))
+        reranker = Reranker.load(spec.reranker or self._run_of_reranker(spec, self._place(spec)).path)
         texts = [written(p.text, p.title) for p in self.on.passages]
         self.progress.start(f"{spec.label}: reranking", len(self.texts))
         found = []

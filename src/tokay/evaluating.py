@@ -83,6 +83,11 @@ def open_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
         if queries or qrels:
             passages = list(run.table("corpus", "passages", Passage))
             return Opened(own_set(on, passages, queries=queries, qrels=qrels, split=split), run)
+        if split != "test":
+            raise TokayError(
+                f"--split is {split!r}, and a run's queries are its held-out ones; leave it out, or name labels with "
+                "--queries and --qrels"
+            )
         return Opened(set_of_run(run), run)
     for prefix, opened in PREFIXES.items():
         if on.startswith(prefix) and not (queries or qrels):
