@@ -24,6 +24,7 @@ from tokay.evaluate.systems import BM25 as WORDS_ALONE
 from tokay.evaluate.verdict import Side, qrels_of
 from tokay.finder import about_of
 from tokay.language import LANGUAGE_SAMPLE, stems_for
+from tokay.leaking import queries_of_run
 from tokay.models.cross_encoder import written
 from tokay.models.locate import EXPORT, find_model, is_hub_name, is_run
 from tokay.progress import Progress
@@ -215,7 +216,7 @@ class Contenders:
         chosen: list[Query] = []
         qrels: dict[str, dict[str, int]] = {}
         if self.home is not None:
-            queries = [q for q in self.home.table("generate", "queries", Query) if q.part in ("train", "dev")]
+            queries = [q for q in queries_of_run(self.home) if q.part in ("train", "dev")]
             judgments = self.home.table("judge", "judgments", Judgment)
             qrels, _ = qrels_of(queries, judgments, relevant_grade=self.settings.relevant_grade)
             chosen = some_of([q for q in queries if q.query_id in qrels], self.hybrid_settings)

@@ -17,6 +17,7 @@ from tokay.evaluate.sets import EvaluationSet, beir_set, hub_set, own_set, writt
 from tokay.evaluate.systems import choose_reference, parse_all
 from tokay.evaluate.trec import write_runs
 from tokay.evaluate.unjudged import TOP, pool, tops_of
+from tokay.leaking import queries_of_run, refuse
 from tokay.models.locate import find_model, is_run
 from tokay.pooling import asking_of, judge_pool, pooled_of
 from tokay.progress import Progress, Silent
@@ -75,7 +76,7 @@ def open_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
         split: of the labels, where there are several.
 
     Raises:
-        TokayError: there is no such set, or its queries, labels and passages do not fit together.
+        TokayError: there is no such set, its queries, labels and passages do not fit together, or a run's split leaks.
     """
     if is_run(Path(on).expanduser()):
         run = open_run(Path(on).expanduser())
@@ -88,6 +89,7 @@ def open_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
                 f"--split is {split!r}, and a run's queries are its held-out ones; leave it out, or name labels with "
                 "--queries and --qrels"
             )
+        refuse(run)
         return Opened(set_of_run(run), run)
     for prefix, opened in PREFIXES.items():
         if on.startswith(prefix) and not (queries or qrels):
@@ -111,11 +113,10 @@ def check_finished(run: Run) -> None:
 
 def set_of_run(run: Run) -> EvaluationSet:
     """A run's held-out queries with the grades of its judge, those of earlier evaluations among them."""
-    tables = [("generate", "queries"), ("judge", "answered")]
     return written_set(
         str(run.path),
         list(run.table("corpus", "passages", Passage)),
-        (q for stage, table in tables for q in run.table(stage, table, Query)),
+        queries_of_run(run),
         [*run.table("judge", "judgments", Judgment), *pooled_of(run)],
         relevant_grade=settings_of(run).relevant_grade,
     )
