@@ -35,10 +35,10 @@ def funnel(facts: Facts) -> Section:
         ("passages read", kept + exact + near, False),
         ("without exact duplicates", kept + near, False),
         ("without near duplicates", kept, False),
-        ("… of training documents", training, False),
-        ("… that queries were written from", len({q.seed_id for q in queries if q.seed_id}), False),
+        ("of training documents", training, False),
+        ("passages that have queries", len({q.seed_id for q in queries if q.seed_id}), False),
         ("queries", len(queries), True),
-        ("… that were judged", sum(q.query_id in facts.grades for q in queries), True),
+        ("queries that were judged", sum(q.query_id in facts.grades for q in queries), True),
         ("training rows", parts["train"], True),
         ("rows for choices", parts["dev"], True),
         ("held-out queries of the verdict", facts.verdict["queries"], True),
@@ -173,9 +173,10 @@ def _copied(facts: Facts) -> str:
     labels = [f"{10 * i}\u2013{10 * i + 10}" for i in range(10)]
     mean = sum(written) / len(written)
     log = f"; of {count(len(asked))} queries of your log {share(sum(asked) / len(asked))}" if asked else ""
-    chart = figures.bars(
-        "copied", "Share of a query's words that its passage has", series, labels, x="per cent", y="share"
+    caption = "Share of a query's words that its passage has" + (
+        ": written in colour, your log in grey" if asked else ""
     )
+    chart = figures.bars("copied", caption, series, labels, x="per cent", y="share")
     return (
         f"<h3>Copied words</h3><p>Of a written query's content words, {share(mean)} stand in the passage that it was "
         f"written from (mean of {count(len(written))}){log}.</p>"

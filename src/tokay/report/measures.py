@@ -46,7 +46,7 @@ def wilson(successes: int, trials: int) -> Interval:
     z, p = QUANTILE, successes / trials
     middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (middle - half if successes else 0.0), (middle + half if successes < trials else 1.0)
 
 
 # -- words ----------------------------------------------------------------------------------------------------------

@@ -228,7 +228,8 @@ def wins_and_losses(facts: Facts, records: Records, gain: Mapping[str, float]) -
 
     def part(title: str, ids: Sequence[str]) -> str:
         rows = "".join(_comparison(facts, records, q, gain[q]) for q in ids[:SHOWN])
-        return f"<h3>{title}</h3><p>{count(len(ids))} queries; the {min(SHOWN, len(ids))} largest.</p>{rows}"
+        said = f"{count(len(ids))} queries; the {min(SHOWN, len(ids))} largest" if ids else "None"
+        return f"<h3>{title}</h3><p>{said}.</p>{rows}"
 
     return Section(
         "wins",

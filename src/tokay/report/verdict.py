@@ -62,14 +62,13 @@ def _sentence(text: str) -> str:
 
 def _used(run: Run, verdict: Mapping[str, Any]) -> str:
     refitted = run.is_done("refit")
-    if verdict["use"] != "tuned":
-        return "<code>tokay search</code> uses the base model: the tuned one was not shown to be better."
-    if not refitted:
-        return "<code>tokay search</code> uses the tuned model."
-    return (
-        "<code>tokay search</code> uses the model refitted on all queries by the same recipe, the held-out ones too: "
-        "<code>refit/model</code>. The figures here are those of the model that never saw the held-out documents."
+    tuned = "the model refitted on all queries by the same recipe" if refitted else "the tuned model"
+    used = tuned if verdict["use"] == "tuned" else "the base model: the tuned one was not shown to be better"
+    more = (
+        " The model refitted on all queries, the held-out ones too, is in <code>refit/model</code>; the figures here "
+        "are those of the model that never saw the held-out documents."
     )
+    return f"<code>tokay search</code> uses {used}.{more if refitted else ''}"
 
 
 def _tiles(facts: Facts) -> str:
