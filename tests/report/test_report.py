@@ -80,7 +80,7 @@ def test_the_verdict_comes_first_and_every_section_has_its_say(page: tuple[str, 
             assert word in read.sections[section], (section, word)
     agreement = {
         "gecko": "Kendall's τ-b of a query's candidates",
-        "listwise": "quadratically weighted κ",
+        "listwise": "Quadratically weighted κ",
         "recorded": "one grade each and no ratings behind it",
     }
     assert agreement[judge] in read.sections["data"]

@@ -68,7 +68,7 @@ def agreement(judges: Sequence[str], graded: int, pair: Pair | None) -> str:
     found = pair.agreement()
     if found is None:
         return f"{title}<p>It cannot be told: no query has two passages that both judges told apart.</p>"
-    what = "Kendall's τ-b of a query's candidates, mean" if pair.kind == "ranks" else "quadratically weighted κ"
+    what = "Kendall's τ-b of a query's candidates, mean" if pair.kind == "ranks" else "Quadratically weighted κ"
     first, second = pair.names
     chart = figures.grid("agreement", f"{_upper(first)} against {second}", found.counts, x=first, y=second)
     return (
@@ -76,7 +76,7 @@ def agreement(judges: Sequence[str], graded: int, pair: Pair | None) -> str:
         f"{count(found.queries)} queries and {count(found.pairs)} pairs. Both put the same passage first in "
         f'{share(found.first_same)} of queries.</p><div class="figures">{chart}</div>'
         + note(
-            f"{escape(_upper(first))} and {escape(second)} are two looks of the same model at the same pair: where "
+            f"{escape(_upper(first))} and {escape(second)} are two looks at the same pair: where "
             "they part, at least one is wrong. 1 is full agreement, 0 that of chance; 95 % interval by bootstrap over "
             "queries."
         )

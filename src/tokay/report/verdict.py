@@ -43,7 +43,7 @@ def header(facts: Facts) -> str:
         f'<header><p class="eyebrow">Tokay · {escape(run.path.name)} · {escape(finished)}</p>'
         f'<div class="verdict {kind}"><h1>{escape(said[:1].upper() + said[1:])}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
-        f"{escape(_sentence(verdict['sentence_with_bm25']))}.</p>"
+        f"{escape(_sentence(verdict['sentence_with_bm25']))}.</p>{_people(verdict)}"
         f"<p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
@@ -54,6 +54,12 @@ def header(facts: Facts) -> str:
         )
         + "</header>"
     )
+
+
+def _people(verdict: Mapping[str, Any]) -> str:
+    """What people may expect, and how far that was checked; runs of older versions have none."""
+    people = verdict.get("people")
+    return f"<p>{escape(_sentence(people['sentence']))}; {escape(people['checked'])}.</p>" if people else ""
 
 
 def _sentence(text: str) -> str:
