@@ -188,3 +188,34 @@ def test_a_training_without_looks_says_so(tmp_path: Path) -> None:
         path.write_text("".join(json.dumps({k: v for k, v in s.items() if k != "dev"}) + "\n" for s in steps))
         read = Read(write_report(run).read_text())
     assert "No dev figures on the way" in read.sections["training"]
+
+
+@pytest.mark.parametrize(
+    ("said", "changed", "title", "more"),
+    [
+        (
+            "tuned is not distinguishable from the base: -0.003 nDCG@10 (95 % interval -0.011 to +0.017; p = 0.678); "
+            "658 queries can show a difference of 0.020",
+            {"better": False},
+            "Tuned is not distinguishable from the base: \u22120.003 nDCG@10",
+            "95 % interval \u22120.011 to +0.017; p = 0.678; 658 queries can show a difference of 0.020.",
+        ),
+        ("a new sentence", {"better": False}, "A new sentence", "uses the base model"),
+        (
+            "s",
+            {"people": {"sentence": "people see less", "checked": "as checked"}},
+            "S",
+            "People see less; as checked.",
+        ),
+    ],
+)
+def test_every_verdict_has_its_words(
+    tmp_path: Path, said: str, changed: dict[str, object], title: str, more: str
+) -> None:
+    with made_run(tmp_path / "run") as run:
+        path = run.path / "evaluate" / "verdict.json"
+        verdict = json.loads(path.read_text()) | changed | {"sentence": said}
+        path.write_text(json.dumps(verdict | {"use": "tuned" if verdict["better"] else "base"}))
+        html = write_report(run).read_text()
+    assert f"<h1>{title}</h1>" in html
+    assert more in Read(html).sections[""]

@@ -21,6 +21,7 @@ from tokay.report.page import (
     interval,
     note,
     p_value,
+    sentence,
     share,
     signed,
     table,
@@ -37,13 +38,13 @@ def header(facts: Facts) -> str:
     primary = verdict["primary"]
     kind = "better" if verdict["better"] else "worse" if primary["high"] < 0 else ""
     said, _, rest = str(verdict["sentence"]).partition(" (")
-    more = f"<p>{escape(rest.rstrip(')').capitalize())}.</p>" if rest else ""
+    more = f"<p>{sentence(rest.replace(')', '', 1))}.</p>" if rest else ""
     finished = max((entry["finished"] for entry in run.manifest().values()), default="")[:10]
     return (
         f'<header><p class="eyebrow">Tokay · {escape(run.path.name)} · {escape(finished)}</p>'
-        f'<div class="verdict {kind}"><h1>{escape(said[:1].upper() + said[1:])}</h1>{more}</div>'
+        f'<div class="verdict {kind}"><h1>{sentence(said)}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
-        f"{escape(_sentence(verdict['sentence_with_bm25']))}.</p>{_people(verdict)}"
+        f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}"
         f"<p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
@@ -59,11 +60,7 @@ def header(facts: Facts) -> str:
 def _people(verdict: Mapping[str, Any]) -> str:
     """What people may expect, and how far that was checked; runs of older versions have none."""
     people = verdict.get("people")
-    return f"<p>{escape(_sentence(people['sentence']))}; {escape(people['checked'])}.</p>" if people else ""
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"<p>{sentence(people['sentence'])}; {escape(people['checked'])}.</p>" if people else ""
 
 
 def _used(run: Run, verdict: Mapping[str, Any]) -> str:
@@ -182,7 +179,7 @@ def _about(verdict: Mapping[str, Any]) -> str:
     shares: Mapping[str, float] = verdict.get("overlap", {})
     overlap = "; ".join(f"{name} queries {share(value)}" for name, value in shares.items())
     return note(
-        f"{escape(_sentence(verdict['can_show']))} (80 % power). Differences: paired randomisation test and bootstrap "
+        f"{sentence(verdict['can_show'])} (80 % power). Differences: paired randomisation test and bootstrap "
         "interval, queries of one passage kept together; intervals of single systems overlap more than their paired "
         "differences do. judged@10: share of the top ten that the LLM graded; what it did not grade counts as not "
         "relevant, so a low share means that the system may be better than it looks. Weight of BM25, learned on "
@@ -225,7 +222,7 @@ def reranker(run: Run) -> Section:
     return Section(
         "reranker",
         "Reranker",
-        f"<p>{escape(_sentence(verdict['sentence']))}.{used}</p>"
+        f"<p>{sentence(verdict['sentence'])}.{used}</p>"
         + table("The ranking without and with a reranker", head, rows)
         + note(
             f"{verdict['layers']} layers, {escape(verdict['backend'])}; it reads {verdict['read']:.1f} of at most "
@@ -249,7 +246,7 @@ def own_queries(facts: Facts) -> Section:
     return Section(
         "own-queries",
         "Your own queries",
-        f"<p><strong>{escape(_sentence(verdict['sentence']))}.</strong></p>"
+        f"<p><strong>{sentence(verdict['sentence'])}.</strong></p>"
         f'<div class="figures">'
         f"{figures.points('own', 'nDCG@10 on your own queries, with 95 % intervals', drawn, x='nDCG@10')}</div>"
         + _table_of("Systems on your own queries", verdict, full=facts.full)
