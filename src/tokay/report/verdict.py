@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokay.evaluate.slices import TITLES
+from tokay.leakage import in_training
 from tokay.records import Score
 from tokay.report import charts, figures
 from tokay.report.facts import Facts
@@ -31,8 +32,13 @@ from tokay.store import Run
 FLOAT_BYTES = 4
 
 
-def header(facts: Facts) -> str:
-    """The verdict's sentence first, then what it was measured on, and the few figures that matter most."""
+def header(facts: Facts, leakage: str) -> str:
+    """The verdict's sentence first, then what it was measured on, and the few figures that matter most.
+
+    Args:
+        facts: of the run.
+        leakage: what was looked for in its split, as a sentence.
+    """
     run, verdict = facts.run, facts.verdict
     settings = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
     primary = verdict["primary"]
@@ -45,7 +51,7 @@ def header(facts: Facts) -> str:
         f'<div class="verdict {kind}"><h1>{sentence(said)}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
         f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}"
-        f"<p>{_used(run, verdict)}</p>"
+        f"<p>{sentence(leakage)}.</p><p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
         + (
@@ -251,5 +257,6 @@ def own_queries(facts: Facts) -> Section:
         f"{figures.points('own', 'nDCG@10 on your own queries, with 95 % intervals', drawn, x='nDCG@10')}</div>"
         + _table_of("Systems on your own queries", verdict, full=facts.full)
         + (f"<p>Not used: {escape(dropped)}.</p>" if dropped else "")
+        + (f"<p>{escape(in_training(verdict['in_training']))}</p>" if "in_training" in verdict else "")
         + _about(verdict),
     )
