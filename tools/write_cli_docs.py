@@ -19,6 +19,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "runs",
+    "benchmark",
     "report",
     "trace",
     *LEDGER,
