@@ -1,0 +1,501 @@
+"""A transformers model with edits of its hidden states: found by its layer list, run by hooks, chosen by name.
+
+The model itself is left as it is: what is added are edits (``reft``) that hooks apply behind layers. Positions are
+counted when the backbone is entered (``reft_positions``), so plain forward passes, padding on either side, caches,
+beams and assisted decoding need nothing from the caller.
+
+Letters: N rows, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tokay.errors import TokayError, did_you_mean
+from tokay.models.layers import layers_of, weights_print
+from tokay.models.reft import VARIANTS, ReftConfig
+from tokay.models.reft_positions import Positions, Prompt, Spot, need_tokens, parse_positions
+from tokay.models.reft_stack import Edit, Stack
+
+IGNORED = -100
+"""The label of a token that is not to be predicted, in transformers and torch."""
+
+
+class Adapter(nn.Module):
+    """The edits of one adapter, by place."""
+
+    def __init__(self, config: ReftConfig, *, width: int, layers: int) -> None:
+        super().__init__()
+        self.config = config
+        self.edits = nn.ModuleDict()
+        made = VARIANTS[config.variant]
+        for place in config.places(layers):
+            self.edits[place] = made(width, config.rank, dropout=config.dropout, init=config.init)
+
+    def at(self, layer: int) -> Iterator[tuple[Positions, Edit]]:
+        """The edits of a layer."""
+        for part in self.config.parts:
+            if (place := f"{layer}:{part}") in self.edits:
+                yield part, cast("Edit", self.edits[place])
+
+    @property
+    def specs(self) -> set[Positions]:
+        """The groups of positions that are edited in layers."""
+        return {part for part in self.config.parts if not part.pooled}
+
+
+class _Now(threading.local):
+    """What holds for this thread's forward pass; several threads may run one model."""
+
+    prompt: Prompt | None = None
+    rows: Tensor | None = None
+    spots: Mapping[Positions, Spot] | None = None
+
+    def __deepcopy__(self, memo: Any) -> _Now:
+        return _Now()
+
+    def __reduce__(self) -> Any:
+        return _Now, ()
+
+
+class _AfterLayer:
+    """A hook behind one layer; an object, so that a copy of the model has hooks of its own."""
+
+    def __init__(self, owner: ReftModel, layer: int) -> None:
+        self.owner, self.layer = owner, layer
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self.owner._now.spots:
+            return None
+        if not isinstance(output, tuple):
+            return self.owner.edit(self.layer, output)
+        return (self.owner.edit(self.layer, output[0]), *output[1:])
+
+
+class ReftModel(nn.Module):
+    """Any transformers model, frozen, with adapters that edit its hidden states.
+
+    Attributes:
+        model: the model, with hooks.
+        adapters: name -> its edits.
+        active: the adapter that is in force; None: the plain model.
+        base_name: what the base was loaded from, for saved folders.
+        revision: the commit on the Hub, where the base came from there.
+
+    Raises:
+        TokayError: the model has no list of layers, or no inputs of tokens.
+    """
+
+    def __init__(self, model: nn.Module, *, layer_list: str = "", base_name: str = "", revision: str = "") -> None:
+        super().__init__()
+        _need_hooks_outside_checkpoints()
+        self.model: Any = model
+        model.requires_grad_(False)
+        self.adapters = nn.ModuleDict()
+        self.active: str | None = None
+        self.stack: Stack | None = None
+        self.layer_list = layer_list
+        config = getattr(model, "config", None)
+        self.base_name = base_name or str(getattr(config, "_name_or_path", "") or "")
+        self.revision = revision or str(getattr(config, "_commit_hash", None) or "") or _revision_of(self.base_name)
+        layers = layers_of(model, layer_list)
+        self._count = len(layers)
+        self._now = _Now()
+        self._base_print = ""
+        backbone = _backbone_of(model, layers)
+        self._inputs = list(inspect.signature(backbone.forward).parameters)
+        self._handles = [
+            backbone.register_forward_pre_hook(self._enter, with_kwargs=True),
+            backbone.register_forward_hook(self._leave),
+            *(layer.register_forward_hook(_AfterLayer(self, i)) for i, layer in enumerate(layers)),
+        ]
+
+    # -- adapters -------------------------------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states."""
+        config = self.model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return int(config.hidden_size)
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers there are."""
+        return self._count
+
+    def add_adapter(self, name: str, config: ReftConfig) -> Adapter:
+        """Make an adapter that changes nothing yet, and put it in force.
+
+        Raises:
+            TokayError: the name is taken, or the config does not fit the model.
+        """
+        if not name or "." in name or name in self.adapters:
+            what = "is there already" if name in self.adapters else "is no name"
+            raise TokayError(f"adapter {name!r} {what}; expected a new name without a dot")
+        adapter = Adapter(config, width=self.width, layers=self.layer_count)
+        weight = next(self.model.parameters())
+        self.adapters[name] = adapter.to(weight.device)
+        self.stack = None
+        self.set_adapter(name)
+        return adapter
+
+    def set_adapter(self, name: str | None) -> None:
+        """Put an adapter in force, and train it alone; None: the plain model.
+
+        Raises:
+            TokayError: there is none of that name.
+        """
+        if name is not None and name not in self.adapters:
+            raise TokayError(
+                f"there is no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}"
+                f"{did_you_mean(name, self.adapters)}"
+            )
+        self.active = name
+        for other, adapter in self.adapters.items():
+            adapter.requires_grad_(other == name)
+
+    def delete_adapter(self, name: str) -> None:
+        """Remove an adapter; where it was in force, the plain model is."""
+        self.set_adapter(None if self.active == name else self.active)
+        del self.adapters[name]
+        self.stack = None
+
+    @contextlib.contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The plain model, meanwhile."""
+        before, self.active = self.active, None
+        try:
+            yield
+        finally:
+            self.active = before
+
+    @property
+    def adapter(self) -> Adapter:
+        """The one in force.
+
+        Raises:
+            TokayError: none is.
+        """
+        if self.active is None:
+            raise TokayError("no adapter is in force; name one by set_adapter")
+        return cast("Adapter", self.adapters[self.active])
+
+    def unload(self) -> Any:
+        """The plain model, without hooks; this one is then of no more use."""
+        for handle in self._handles:
+            handle.remove()
+        return self.model
+
+    def print_trainable_parameters(self) -> str:
+        """How many parameters are trained, in words; nothing is printed, as in all of Tokay's library."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        return f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}"
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        *args: Any,
+        labels: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        adapter_names: Sequence[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As of the model.
+
+        Args:
+            *args: for the model.
+            labels: for the model. A language model's labels also say what the prompt is, which alone is edited: the
+                real tokens before the first label of a row that is not -100.
+            prompt_mask: (N, L), true for tokens of the prompt; in place of what the labels say.
+            adapter_names: an adapter for each row, None or ``__base__`` for the plain model; in place of the one in
+                force, and not for training.
+            **kwargs: for the model.
+        """
+        if labels is not None:
+            kwargs["labels"] = labels
+        prompt = None
+        if prompt_mask is not None:
+            prompt = Prompt(prompt_mask.bool(), exact=True)
+        elif labels is not None and labels.ndim == 2 and self._is_decoder():
+            prompt = Prompt(_before_labels(labels, kwargs.get("attention_mask")), exact=True)
+        with self.scope(prompt, self._rows(adapter_names)):
+            return self.model(*args, **kwargs)
+
+    def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
+        """As of the model, whatever the strategy, with a cache or without: tokens of the prompt are edited, once."""
+        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else kwargs.get("inputs_embeds")))
+        if kwargs.get("attention_mask") is None and ids is not None:
+            kwargs["attention_mask"] = self._mask_of(ids, kwargs)
+        mask = kwargs.get("attention_mask")
+        with self.scope(None if mask is None else Prompt(mask.bool()), self._rows(adapter_names)):
+            return self.model.generate(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def scope(self, prompt: Prompt | None, rows: Tensor | None = None) -> Iterator[None]:
+        """Say for this thread what the prompt is, and the place in the stack of each row's adapter."""
+        now = self._now
+        before = now.prompt, now.rows
+        now.prompt, now.rows = prompt, rows
+        try:
+            yield
+        finally:
+            now.prompt, now.rows = before
+
+    def edit(self, layer: int, hidden: Tensor) -> Tensor:
+        """Edit a layer's output (N, L, D) where this forward pass has positions."""
+        spots, rows = self._now.spots, self._now.rows
+        if not spots:
+            return hidden
+        if rows is not None:
+            assert self.stack is not None
+            edits = self.stack.at(layer, rows.to(hidden.device), len(hidden))
+        else:
+            edits = self.adapter.at(layer)
+        for spec, change in edits:
+            if (spot := spots.get(spec)) is not None:
+                hidden = _changed(hidden, spot, change)
+        return hidden
+
+    def edit_pooled(self, vectors: Tensor) -> Tensor:
+        """Edit pooled vectors, (N, D), where the adapter in force is of them."""
+        rows = self._now.rows
+        if rows is not None:
+            assert self.stack is not None
+            change = self.stack.pooled(rows.to(vectors.device), len(vectors))
+            return vectors if change is None else change(vectors[:, None]).squeeze(1)
+        if self.active is None or "pooled" not in self.adapter.edits:
+            return vectors
+        return cast("Tensor", self.adapter.edits["pooled"](vectors))
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Find out where the positions are in this forward pass."""
+        now = self._now
+        now.spots = None
+        specs = self.stack.specs if now.rows is not None and self.stack is not None else self._specs()
+        if not specs:
+            return
+        given = {**dict(zip(self._inputs, args, strict=False)), **kwargs}
+        inputs = given.get("input_ids")
+        inputs = given.get("inputs_embeds") if inputs is None else inputs
+        if inputs is None:
+            return  # the model refuses it in its own words
+        count, length = inputs.shape[:2]
+        cache = given.get("past_key_values", given.get("cache"))
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        prompt = now.prompt
+        if prompt is None:
+            if past:
+                return  # decoded tokens, of a caller that keeps the cache
+            prompt = _prompt_of(given.get("attention_mask"), inputs, specs)
+        prompt = prompt.rows(count)
+        if not past and any(not spec.every for spec in specs):
+            need_tokens(prompt.mask)
+        found = {spec: prompt.spot(spec, past=past, length=length) for spec in specs}
+        now.spots = {spec: spot for spec, spot in found.items() if spot is not None}
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._now.spots = None
+
+    def _specs(self) -> set[Positions]:
+        return self.adapter.specs if self.active is not None else set()
+
+    def _rows(self, names: Sequence[str | None] | None) -> Tensor | None:
+        """The place in the stack of each named adapter; 0 is the plain model."""
+        if names is None:
+            return None
+        if self.stack is None or not self.stack.is_of(self.adapters):
+            self.stack = Stack(self.width)
+            for name, adapter in self.adapters.items():
+                self.stack.add(name, adapter.edits, adapter.config.parts)
+        return torch.tensor([self.stack.place(name) for name in names])
+
+    def _is_decoder(self) -> bool:
+        can = getattr(self.model, "can_generate", None)
+        return bool(can and can()) and not getattr(self.model.config, "is_encoder_decoder", False)
+
+    def _mask_of(self, ids: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+        """As transformers infers it: padding is what equals the pad token, unless that ends texts too."""
+        config = kwargs.get("generation_config") or self.model.generation_config
+        pad, end = (kwargs.get(name, getattr(config, name)) for name in ("pad_token_id", "eos_token_id"))
+        ends = [end] if isinstance(end, int) else end if end is not None else []
+        if ids.ndim != 2 or pad is None or pad in ends:
+            return torch.ones(ids.shape[:2], dtype=torch.long, device=ids.device)
+        return ids.ne(pad).long()
+
+    # -- folders --------------------------------------------------------------------------------------------------
+
+    @property
+    def base_print(self) -> str:
+        """SHA-256 of the base's weights, as ``layers.weights_print``."""
+        if not self._base_print:
+            self._base_print = weights_print(self.model)
+        return self._base_print
+
+    def save_pretrained(self, folder: str | Path, *, dims: tuple[int, ...] = (), **others: Any) -> None:
+        """Write the adapter in force: safetensors and JSON, see ``reft_folder``."""
+        from tokay.models.reft_folder import save_adapter
+
+        del others  # what transformers and peft pass to it besides
+        save_adapter(self, Path(folder), dims=dims)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: nn.Module, folder: str | Path, *, name: str = "default", check: bool = True
+    ) -> ReftModel:
+        """A model with a saved adapter, in force.
+
+        Args:
+            model: the base, or a ``ReftModel`` over it, which gets one more adapter.
+            folder: as ``save_pretrained`` wrote it.
+            name: of the adapter.
+            check: refuse a base with other weights than the adapter was trained on; reading them all takes a while.
+
+        Raises:
+            TokayError: the adapter is of another model, or the folder is none of an adapter.
+        """
+        from tokay.models.reft_folder import load_adapter
+
+        return load_adapter(model, Path(folder), name=name, check=check)
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__"):
+                raise
+            return getattr(self.model, name)
+
+
+def get_reft_model(model: nn.Module, config: ReftConfig | None = None, *, adapter_name: str = "default") -> ReftModel:
+    """Freeze a transformers model and let it edit its hidden states; only the edits are trained.
+
+    Args:
+        model: with or without a head; a ``ReftModel`` gets one more adapter.
+        config: what is edited; None: LoReFT of rank 4 at every token of every layer.
+        adapter_name: by which it is chosen.
+
+    Raises:
+        TokayError: the model has no list of layers, or the config does not fit it.
+    """
+    config = config or ReftConfig()
+    if not isinstance(model, ReftModel):
+        model = ReftModel(model, layer_list=config.layer_list)
+    model.add_adapter(adapter_name, config)
+    return model
+
+
+def edited_layers(model: nn.Module) -> tuple[int, ...]:
+    """Which layers' outputs a model edits; none of one without edits."""
+    if not isinstance(model, ReftModel) or model.active is None:
+        return ()
+    return model.adapter.config.layers_in(model.layer_count)
+
+
+def edit_pooled(backbone: Any, vectors: Tensor) -> Tensor:
+    """Pooled vectors (N, D), edited where the backbone has such an edit."""
+    return backbone.edit_pooled(vectors) if isinstance(backbone, ReftModel) else vectors
+
+
+def _changed(hidden: Tensor, spot: Spot, change: Edit) -> Tensor:
+    """Hidden states (N, L, D) with an edit at the places of a spot."""
+    if spot.index is None:
+        edited = change(hidden)
+        return edited if spot.valid is None else torch.where(spot.valid.to(hidden.device)[..., None], edited, hidden)
+    if hidden.ndim != 3:
+        raise TokayError(
+            f"the layers' outputs have the shape {tuple(hidden.shape)}; expected (rows, tokens, width): choose an "
+            "attention that does not take the padding out, such as attn_implementation='sdpa'"
+        )
+    assert spot.valid is not None
+    index = spot.index.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[2])
+    added = change.delta(hidden.gather(1, index)).to(hidden.dtype)
+    return hidden.scatter_add(1, index, added.masked_fill(~spot.valid.to(hidden.device)[..., None], 0))
+
+
+def _prompt_of(mask: Any, inputs: Tensor, specs: set[Positions]) -> Prompt:
+    """All that is given, of a caller who says nothing more."""
+    if isinstance(mask, Tensor) and mask.shape == inputs.shape[:2]:
+        return Prompt(mask.bool())
+    if mask is not None and any(not spec.every for spec in specs):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise TokayError(
+            f"attention_mask is {shape}; positions are counted on one of {tuple(inputs.shape[:2])}, rows and tokens: "
+            "give that, or prompt_mask"
+        )
+    return Prompt(torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device))
+
+
+def _before_labels(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Real tokens before the first label of each row, (N, L); of a row without labels all.
+
+    Raises:
+        TokayError: a row has a label and no token before it.
+    """
+    labelled = labels != IGNORED
+    before = ~(labelled.cumsum(1) > 0)
+    before = before if mask is None else before & mask.bool()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(before.any(1).all()):
+        row = int(before.any(1).int().argmin())
+        raise TokayError(
+            f"row {row} has no token before its first label, so there is no prompt to edit; set the prompt's labels to "
+            f"{IGNORED}, or give prompt_mask"
+        )
+    return before
+
+
+def _backbone_of(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
+    """The innermost module around the layers that is given tokens and their mask."""
+    found = None
+    for module in model.modules():  # outer ones first
+        if any(inner is layers for inner in module.modules()):
+            names = inspect.signature(module.forward).parameters
+            found = module if {"input_ids", "attention_mask"} <= set(names) else found
+    if found is None:
+        raise TokayError(
+            f"{type(model).__name__} takes no input_ids and attention_mask, which positions are counted on; expected "
+            "a model of texts"
+        )
+    return found
+
+
+def _revision_of(name: str) -> str:
+    """The commit of a snapshot folder in the Hub's cache; empty of any other."""
+    parts = Path(name).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
+
+
+def _need_hooks_outside_checkpoints() -> None:
+    """Releases that checkpoint ``__call__`` run hooks once more in the backward pass, when positions are gone."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if "__call__" in vars(GradientCheckpointingLayer):
+        raise TokayError(
+            "this release of transformers checkpoints layers together with their hooks, which would be run twice; "
+            "install transformers 5.24 or later"
+        )
+
+
+def check_pooled(config: ReftConfig) -> None:
+    """Refuse an edit of the pooled vector for a model that pools nothing.
+
+    Raises:
+        TokayError: the positions are ``pooled``.
+    """
+    if parse_positions(config.positions).pooled:
+        raise TokayError("positions 'pooled' are of an embedder, which pools; expected tokens, such as 'f7+l7' or 'all'")
