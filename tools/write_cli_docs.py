@@ -12,13 +12,14 @@ COMMANDS = (
     "relabel",
     "pretrain-pairs",
     "train",
+    "export",
     "index",
     "search",
     "serve",
-    "trace",
     "report",
-    "cost",
+    "trace",
     *LEDGER,
+    "cost",
     "version",
 )
 ROOT = Path(__file__).parent.parent
