@@ -34,7 +34,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return _minilm()
     folder = Path(name).expanduser()
     if is_run(folder):
-        if not (folder / MODEL / "config.json").is_file():
+        if not any((folder / MODEL / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise TokayError(f"{name} is a run that has no model yet; finish it with tokay distill")
         return folder / MODEL
     if folder.is_dir():

@@ -77,7 +77,7 @@ class Intervention(nn.Module):
         """What is added to hidden states: (…, D) -> (…, D)."""
         low, b = self.low(hidden)
         added = low @ b
-        return nn.functional.dropout(added, self.dropout, self.training) if self.dropout else added
+        return nn.functional.dropout(added, self.dropout, self.training)
 
     def low(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``Ah + b``, (…, r), and B in the type of the hidden states."""
@@ -120,7 +120,8 @@ def orthonormal(free: Tensor) -> Tensor:
     full = free if free.dtype in (torch.float32, torch.float64) else free.float()
     q, triangle = torch.linalg.qr(full)
     sign = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(full.dtype)
-    return (q * sign).T.to(free.dtype)
+    rotation: Tensor = (q * sign).T.to(free.dtype)
+    return rotation
 
 
 def _linear(rank: int, width: int) -> nn.Parameter:
@@ -142,7 +143,7 @@ class _Rotated(Intervention):
 
 
 class LoReFT(_Rotated):
-    """``h + Rᵀ(Wh + b − Rh)``, R with orthonormal rows (section 3.2, equation 2).
+    """``h + Rᵀ(Wh + b - Rh)``, R with orthonormal rows (section 3.2).
 
     At the start W = R and b = 0, which is exactly no edit; the reference draws W and b and so begins with one.
     """
@@ -196,7 +197,7 @@ class DiReFT(Intervention):
 
 
 class OrthogonalDiReFT(_Rotated):
-    """``h + Rᵀ(Wh + b)``, an ablation of the paper's (appendix E); pyreft calls it ``DireftIntervention``.
+    """``h + Rᵀ(Wh + b)``, an ablation of the paper's; pyreft calls it ``DireftIntervention``.
 
     W = 0 and b = 0 at the start.
     """
@@ -222,7 +223,7 @@ class OrthogonalDiReFT(_Rotated):
 
 
 class NoReFT(Intervention):
-    """``h + W₂ᵀ(W₁h + b − W₂h)``: LoReFT without orthonormal rows (appendix E). W₁ = W₂ and b = 0 at the start."""
+    """``h + W₂ᵀ(W₁h + b - W₂h)``: LoReFT without orthonormal rows, an ablation. W₁ = W₂ and b = 0 at the start."""
 
     kind = "noreft"
 
@@ -246,7 +247,7 @@ class NoReFT(Intervention):
 
 
 class ConsReFT(_Rotated):
-    """``h + Rᵀ(b − Rh)``: the subspace is set to a constant (appendix E). No parameters make it the identity."""
+    """``h + Rᵀ(b - Rh)``: the subspace is set to a constant, an ablation. No parameters make it the identity."""
 
     kind = "consreft"
     matrices = 1
@@ -258,7 +259,7 @@ class ConsReFT(_Rotated):
 
 
 class LobiReFT(_Rotated):
-    """``h + Rᵀb``: a vector is added (appendix E). b = 0 at the start."""
+    """``h + Rᵀb``: a vector is added, an ablation. b = 0 at the start."""
 
     kind = "lobireft"
     matrices = 1
@@ -269,7 +270,7 @@ class LobiReFT(_Rotated):
 
     @torch.no_grad()
     def scale(self, weight: float) -> None:
-        """b becomes smaller."""
+        """The vector becomes shorter."""
         self.bias.mul_(weight)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tokay.errors import TokayError, first_line
-from tokay.models.adapted import ABOUT, write_about
+from tokay.models.adapted import check_base, not_finite, write_about
 from tokay.models.folder import read_json
 from tokay.models.reft import ReftConfig
 from tokay.models.reft_model import ReftModel
@@ -60,13 +60,12 @@ def load_adapter(model: nn.Module, folder: Path, *, name: str, check: bool = Tru
     if said.get("peft_type") != TYPE:
         raise TokayError(f"{folder} holds no edits of hidden states (peft_type {TYPE} in {CONFIG}); name their folder")
     config = _config_of(said, folder)
-    fresh = not isinstance(model, ReftModel)
-    reft = ReftModel(model, layer_list=config.layer_list) if fresh else model
+    reft = model if isinstance(model, ReftModel) else ReftModel(model, layer_list=config.layer_list)
     try:
         _check_base(reft, folder, said, check=check)
         _load(reft, folder, config, name)
     except TokayError:
-        if fresh:
+        if reft is not model:
             reft.unload()
         raise
     return reft
@@ -80,12 +79,8 @@ def _check_base(model: ReftModel, folder: Path, said: Any, *, check: bool) -> No
             f"{folder} is an adapter of a model of {said.get('model_layers')} layers, {said.get('width')} wide, and "
             f"this one has {sizes[1]}, {sizes[0]} wide; load it with {said.get('base_model_name_or_path')!r}"
         )
-    about = read_json(folder / ABOUT)
-    if check and about.get("weights") and about["weights"] != model.base_print:
-        raise TokayError(
-            f"{folder} is an adapter of {about['base']!r} with weights {about['weights'][:12]}…; the base that is there "
-            f"has weights {model.base_print[:12]}…. Load it with the base that it was trained on"
-        )
+    if check:
+        check_base(folder, lambda: model.base_print)
     model.base_name = str(said.get("base_model_name_or_path") or model.base_name)
     model.revision = str(said.get("revision") or model.revision)
 
@@ -99,7 +94,7 @@ def _load(model: ReftModel, folder: Path, config: ReftConfig, name: str) -> None
     except (OSError, SafetensorError) as error:
         raise TokayError(f"{folder / WEIGHTS} cannot be read: {first_line(error)}; save the adapter again") from error
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-        raise TokayError(f"{folder} is an adapter with numbers that are not finite; train it again")
+        raise not_finite(folder)
     adapter = model.add_adapter(name, config)
     wanted = {place: tuple(value.shape) for place, value in adapter.edits.state_dict().items()}
     found = {place: tuple(value.shape) for place, value in tensors.items()}

@@ -30,40 +30,46 @@ IGNORED = -100
 
 
 class Adapter(nn.Module):
-    """The edits of one adapter, by place."""
+    """The edits of one adapter, by place.
+
+    Attributes:
+        specs: name -> the positions that it is of, of all groups that are edited in layers. torch.compile looks objects
+            up by what they are and not by what they equal, so names are what is looked up.
+    """
 
     def __init__(self, config: ReftConfig, *, width: int, layers: int) -> None:
         super().__init__()
         self.config = config
         self.edits = nn.ModuleDict()
+        self.specs = {str(part): part for part in config.parts if not part.pooled}
         made = VARIANTS[config.variant]
         for place in config.places(layers):
             self.edits[place] = made(width, config.rank, dropout=config.dropout, init=config.init)
 
-    def at(self, layer: int) -> Iterator[tuple[Positions, Edit]]:
-        """The edits of a layer."""
-        for part in self.config.parts:
-            if (place := f"{layer}:{part}") in self.edits:
-                yield part, cast("Edit", self.edits[place])
-
-    @property
-    def specs(self) -> set[Positions]:
-        """The groups of positions that are edited in layers."""
-        return {part for part in self.config.parts if not part.pooled}
+    def at(self, layer: int) -> Iterator[tuple[str, Edit]]:
+        """The edits of a layer, each with the name of its positions."""
+        for name in self.specs:
+            if (place := f"{layer}:{name}") in self.edits:
+                yield name, cast("Edit", self.edits[place])
 
 
-class _Now(threading.local):
-    """What holds for this thread's forward pass; several threads may run one model."""
+class _State:
+    """What holds for a forward pass."""
 
-    prompt: Prompt | None = None
-    rows: Tensor | None = None
-    spots: Mapping[Positions, Spot] | None = None
+    def __init__(self) -> None:
+        self.prompt: Prompt | None = None
+        self.rows: Tensor | None = None
+        self.spots: Mapping[str, Spot] | None = None
 
-    def __deepcopy__(self, memo: Any) -> _Now:
-        return _Now()
+
+class _ThreadState(threading.local, _State):
+    """The same for each thread, as several may run one model; a copy of the model has its own."""
+
+    def __deepcopy__(self, memo: Any) -> _ThreadState:
+        return _ThreadState()
 
     def __reduce__(self) -> Any:
-        return _Now, ()
+        return _ThreadState, ()
 
 
 class _AfterLayer:
@@ -108,7 +114,7 @@ class ReftModel(nn.Module):
         self.revision = revision or str(getattr(config, "_commit_hash", None) or "") or _revision_of(self.base_name)
         layers = layers_of(model, layer_list)
         self._count = len(layers)
-        self._now = _Now()
+        self._of_thread, self._traced = _ThreadState(), _State()
         self._base_print = ""
         backbone = _backbone_of(model, layers)
         self._inputs = list(inspect.signature(backbone.forward).parameters)
@@ -224,12 +230,12 @@ class ReftModel(nn.Module):
         """
         if labels is not None:
             kwargs["labels"] = labels
-        prompt = None
+        prompt, rows = self._now.prompt, self._now.rows
         if prompt_mask is not None:
             prompt = Prompt(prompt_mask.bool(), exact=True)
         elif labels is not None and labels.ndim == 2 and self._is_decoder():
             prompt = Prompt(_before_labels(labels, kwargs.get("attention_mask")), exact=True)
-        with self.scope(prompt, self._rows(adapter_names)):
+        with self.scope(prompt, rows if adapter_names is None else self._rows(adapter_names)):
             return self.model(*args, **kwargs)
 
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
@@ -244,13 +250,20 @@ class ReftModel(nn.Module):
     @contextlib.contextmanager
     def scope(self, prompt: Prompt | None, rows: Tensor | None = None) -> Iterator[None]:
         """Say for this thread what the prompt is, and the place in the stack of each row's adapter."""
-        now = self._now
-        before = now.prompt, now.rows
-        now.prompt, now.rows = prompt, rows
+        states = [self._traced] if torch.compiler.is_compiling() else [self._traced, self._of_thread]
+        before = [(state.prompt, state.rows) for state in states]
+        for state in states:
+            state.prompt, state.rows = prompt, rows
         try:
             yield
         finally:
-            now.prompt, now.rows = before
+            for state, (one, other) in zip(states, before, strict=True):
+                state.prompt, state.rows = one, other
+
+    @property
+    def _now(self) -> _State:
+        """Of this thread; torch.compile does not see those, so a compiled model has one for all threads."""
+        return self._traced if torch.compiler.is_compiling() else self._of_thread
 
     def edit(self, layer: int, hidden: Tensor) -> Tensor:
         """Edit a layer's output (N, L, D) where this forward pass has positions."""
@@ -262,8 +275,8 @@ class ReftModel(nn.Module):
             edits = self.stack.at(layer, rows.to(hidden.device), len(hidden))
         else:
             edits = self.adapter.at(layer)
-        for spec, change in edits:
-            if (spot := spots.get(spec)) is not None:
+        for name, change in edits:
+            if (spot := spots.get(name)) is not None:
                 hidden = _changed(hidden, spot, change)
         return hidden
 
@@ -299,24 +312,25 @@ class ReftModel(nn.Module):
                 return  # decoded tokens, of a caller that keeps the cache
             prompt = _prompt_of(given.get("attention_mask"), inputs, specs)
         prompt = prompt.rows(count)
-        if not past and any(not spec.every for spec in specs):
+        if not past and any(not spec.every for spec in specs.values()):
             need_tokens(prompt.mask)
-        found = {spec: prompt.spot(spec, past=past, length=length) for spec in specs}
-        now.spots = {spec: spot for spec, spot in found.items() if spot is not None}
+        found = {name: prompt.spot(spec, past=past, length=length) for name, spec in specs.items()}
+        now.spots = {name: spot for name, spot in found.items() if spot is not None}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._now.spots = None
 
-    def _specs(self) -> set[Positions]:
-        return self.adapter.specs if self.active is not None else set()
+    def _specs(self) -> Mapping[str, Positions]:
+        return self.adapter.specs if self.active is not None else {}
 
     def _rows(self, names: Sequence[str | None] | None) -> Tensor | None:
         """The place in the stack of each named adapter; 0 is the plain model."""
         if names is None:
             return None
-        if self.stack is None or not self.stack.is_of(self.adapters):
+        adapters = {name: cast("Adapter", adapter) for name, adapter in self.adapters.items()}
+        if self.stack is None or not self.stack.is_of(adapters):
             self.stack = Stack(self.width)
-            for name, adapter in self.adapters.items():
+            for name, adapter in adapters.items():
                 self.stack.add(name, adapter.edits, adapter.config.parts)
         return torch.tensor([self.stack.place(name) for name in names])
 
@@ -428,11 +442,11 @@ def _changed(hidden: Tensor, spot: Spot, change: Edit) -> Tensor:
     return hidden.scatter_add(1, index, added.masked_fill(~spot.valid.to(hidden.device)[..., None], 0))
 
 
-def _prompt_of(mask: Any, inputs: Tensor, specs: set[Positions]) -> Prompt:
+def _prompt_of(mask: Any, inputs: Tensor, specs: Mapping[str, Positions]) -> Prompt:
     """All that is given, of a caller who says nothing more."""
     if isinstance(mask, Tensor) and mask.shape == inputs.shape[:2]:
         return Prompt(mask.bool())
-    if mask is not None and any(not spec.every for spec in specs):
+    if mask is not None and any(not spec.every for spec in specs.values()):
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise TokayError(
             f"attention_mask is {shape}; positions are counted on one of {tuple(inputs.shape[:2])}, rows and tokens: "
@@ -498,4 +512,6 @@ def check_pooled(config: ReftConfig) -> None:
         TokayError: the positions are ``pooled``.
     """
     if parse_positions(config.positions).pooled:
-        raise TokayError("positions 'pooled' are of an embedder, which pools; expected tokens, such as 'f7+l7' or 'all'")
+        raise TokayError(
+            "positions 'pooled' are of an embedder, which pools; expected tokens, such as 'f7+l7' or 'all'"
+        )

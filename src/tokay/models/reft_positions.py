@@ -34,7 +34,8 @@ class Positions:
     def __str__(self) -> str:
         if self.every or self.pooled:
             return "all" if self.every else "pooled"
-        return "+".join(f"{letter}{n}" for letter, n in (("f", self.first), ("l", self.last)) if n)
+        ends = "+".join(f"{letter}{n}" for letter, n in (("f", self.first), ("l", self.last)) if n)
+        return f"{ends}-half" if self.halves else ends
 
     @property
     def groups(self) -> tuple[Positions, ...]:
@@ -130,8 +131,8 @@ def need_tokens(mask: Tensor) -> None:
 def _ends(mask: Tensor, spec: Positions) -> tuple[Tensor, Tensor]:
     """Columns of the first p and the last s real tokens of each row, and which of them there are: (N, p + s).
 
-    Of a row of n tokens that is too short for both, the first floor(n/2) and the last ceil(n/2) (section 4.1, where
-    the reference rounds both down), so that no token is edited twice.
+    Of a row of n tokens that is too short for both, the first floor(n/2) and the last ceil(n/2), as in the paper (its
+    code rounds both down), so that no token is edited twice.
     """
     count = mask.sum(1, keepdim=True)  # (N, 1)
     order = torch.argsort((~mask).to(torch.int8), dim=1, stable=True)  # (N, C), the columns of real tokens first

@@ -32,7 +32,7 @@ class Edit(Protocol):
 
 @dataclasses.dataclass
 class _Place:
-    """One place's matrices: A and B (K + 1, r, D), b (K + 1, r); the first of each are zeros, of adapters without it."""
+    """One place's matrices: A and B (K + 1, r, D), b (K + 1, r); the first are zeros, of adapters that have none."""
 
     a: Tensor
     bias: Tensor
@@ -76,20 +76,18 @@ class Stack:
     def __init__(self, width: int) -> None:
         self.width = width
         self.names: dict[str, int] = {PLAIN: 0}
-        self.specs: set[Positions] = set()
-        self._places: dict[tuple[int, Positions], _Place] = {}
+        self.specs: dict[str, Positions] = {}
+        self._places: dict[tuple[int, str], _Place] = {}
         self._made_of: dict[str, Any] = {}
 
     @torch.no_grad()
-    def add(self, name: str, edits: Mapping[str, nn.Module] | nn.ModuleDict, parts: Sequence[Positions]) -> int:
+    def add(self, name: str, edits: nn.ModuleDict, parts: Sequence[Positions]) -> int:
         """Take in an adapter; returns its place in the stack."""
         number = self.names.setdefault(name, len(self.names))
-        by_name = {str(part): part for part in parts}
         for place, edit in edits.items():
             assert isinstance(edit, Intervention)
             layer, _, part = place.partition(":")
-            spec = by_name[part or place]
-            key = (-1 if spec.pooled else int(layer), spec)
+            key = (int(layer), part) if part else (-1, place)
             a, bias, b = (None if m is None else m.detach().clone() for m in edit.build())
             assert bias is not None
             assert b is not None
@@ -97,7 +95,7 @@ class Stack:
                 none = torch.zeros(1, *b.shape, device=b.device, dtype=b.dtype)
                 self._places[key] = _Place(none, none[..., 0], none, {})
             self._places[key].add(number, a, bias, b)
-        self.specs |= {part for part in parts if not part.pooled}
+        self.specs |= {str(part): part for part in parts if not part.pooled}
         self._made_of[name] = _state(edits)
         return number
 
@@ -113,22 +111,22 @@ class Stack:
             raise TokayError(f"there is no adapter {name!r}; there are {known}{did_you_mean(name, self.names)}")
         return self.names[name]
 
-    def is_of(self, adapters: nn.ModuleDict) -> bool:
+    def is_of(self, adapters: Mapping[str, Any]) -> bool:
         """Whether it holds these adapters as they are now."""
-        return self._made_of == {name: _state(adapter.edits) for name, adapter in adapters.items()}  # type: ignore[arg-type]
+        return self._made_of == {name: _state(adapter.edits) for name, adapter in adapters.items()}
 
-    def at(self, layer: int, rows: Tensor, count: int) -> Iterator[tuple[Positions, Edit]]:
+    def at(self, layer: int, rows: Tensor, count: int) -> Iterator[tuple[str, Edit]]:
         """The edits of a layer for a batch of ``count`` rows; ``rows`` has the place of each one's adapter."""
-        for (of, spec), place in self._places.items():
-            if of == layer and (found := self._of_rows(place, rows, count)) is not None:
-                yield spec, found
+        for (of, name), place in self._places.items():
+            if of == layer:
+                yield name, self._of_rows(place, rows, count)
 
     def pooled(self, rows: Tensor, count: int) -> Edit | None:
         """The edit of pooled vectors, likewise."""
         found = [place for (layer, _), place in self._places.items() if layer < 0]
         return self._of_rows(found[0], rows, count) if found else None
 
-    def _of_rows(self, place: _Place, rows: Tensor, count: int) -> _Rows | None:
+    def _of_rows(self, place: _Place, rows: Tensor, count: int) -> _Rows:
         if count % len(rows):
             raise TokayError(f"adapter_names has {len(rows)} names and the model is given {count} rows; name one a row")
         slots = torch.zeros(len(self.names), dtype=torch.long)
