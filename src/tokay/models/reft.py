@@ -46,6 +46,7 @@ class Intervention(nn.Module):
             raise TokayError(f"the rank of the edits is {rank} and the model is {width} wide; lower the rank")
         self.width, self.rank, self.dropout = width, rank, dropout
         self.bias = nn.Parameter(torch.zeros(rank))
+        self.changes = 0
         self._kept: tuple[Any, Maps] | None = None
         self.make(init)
         if init == "pyreft":
@@ -64,13 +65,27 @@ class Intervention(nn.Module):
         """Trained parameters: ``2rD + r`` of LoReFT and DiReFT."""
         return cls.matrices * rank * width + rank
 
+    @property
+    def state(self) -> list[Any]:
+        """Another one where the weights may be others; fused optimisers do not count what they write."""
+        return [self.changes, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
+
+    def train(self, mode: bool = True) -> Intervention:
+        """As of any module."""
+        self.changes += 1
+        super().train(mode)
+        return self
+
     def maps(self) -> Maps:
         """A, b and B; without gradients they are built once for the weights that there are."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return self.build()
-        key = [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in self.parameters()]
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self.build())
+        if self.training or torch.is_grad_enabled():
+            self.changes += 1
+            return self.build()
+        state = self.state
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self.build())
         return self._kept[1]
 
     def delta(self, hidden: Tensor) -> Tensor:

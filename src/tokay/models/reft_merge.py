@@ -106,7 +106,7 @@ def _ends_there(model: ReftModel) -> bool:
     training = model.training
     model.eval()
     try:
-        ids = torch.zeros(1, 3, dtype=torch.long, device=next(model.model.parameters()).device)
+        ids = torch.arange(1, 4, device=next(model.model.parameters()).device)[None]  # 0 may be padding, and zeros
         with model.disable_adapter():
             out = model(input_ids=ids)
     finally:

@@ -103,6 +103,7 @@ class ReftModel(nn.Module):
     def __init__(self, model: nn.Module, *, layer_list: str = "", base_name: str = "", revision: str = "") -> None:
         super().__init__()
         _need_hooks_outside_checkpoints()
+        self.training = model.training
         self.model: Any = model
         model.requires_grad_(False)
         self.adapters = nn.ModuleDict()
@@ -149,7 +150,7 @@ class ReftModel(nn.Module):
             raise TokayError(f"adapter {name!r} {what}; expected a new name without a dot")
         adapter = Adapter(config, width=self.width, layers=self.layer_count)
         weight = next(self.model.parameters())
-        self.adapters[name] = adapter.to(weight.device)
+        self.adapters[name] = adapter.to(weight.device).train(self.training)
         self.stack = None
         self.set_adapter(name)
         return adapter
@@ -211,32 +212,47 @@ class ReftModel(nn.Module):
 
     def forward(
         self,
-        *args: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         adapter_names: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As of the model.
+        """As of the model; what is None is not passed. The names are here because transformers' Trainer reads them.
 
         Args:
-            *args: for the model.
-            labels: for the model. A language model's labels also say what the prompt is, which alone is edited: the
-                real tokens before the first label of a row that is not -100.
+            input_ids: for the model, as are the others that are not named below.
+            attention_mask: true for real tokens, on which positions are counted; None: all are.
+            token_type_ids: …
+            position_ids: …
+            inputs_embeds: …
+            labels: a language model's also say what the prompt is, which alone is edited: the real tokens before the
+                first label of a row that is not -100.
             prompt_mask: (N, L), true for tokens of the prompt; in place of what the labels say.
             adapter_names: an adapter for each row, None or ``__base__`` for the plain model; in place of the one in
                 force, and not for training.
-            **kwargs: for the model.
+            **kwargs: …
         """
-        if labels is not None:
-            kwargs["labels"] = labels
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+        }
+        kwargs |= {name: value for name, value in given.items() if value is not None}
         prompt, rows = self._now.prompt, self._now.rows
         if prompt_mask is not None:
             prompt = Prompt(prompt_mask.bool(), exact=True)
         elif labels is not None and labels.ndim == 2 and self._is_decoder():
-            prompt = Prompt(_before_labels(labels, kwargs.get("attention_mask")), exact=True)
+            prompt = Prompt(_before_labels(labels, attention_mask), exact=True)
         with self.scope(prompt, rows if adapter_names is None else self._rows(adapter_names)):
-            return self.model(*args, **kwargs)
+            return self.model(**kwargs)
 
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
         """As of the model, whatever the strategy, with a cache or without: tokens of the prompt are edited, once."""

@@ -148,4 +148,4 @@ def _to_rank(part: Tensor, rank: int) -> Tensor:
 
 
 def _state(edits: Any) -> list[Any]:
-    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for e in edits.values() for p in e.parameters()]
+    return [edit.state for edit in edits.values()]
