@@ -31,8 +31,8 @@ ANSWERS = [Answered([1, 10 + i, 4, *range(5, 5 + i % 3)], [30 + i, 2][: 1 + i % 
 
 
 def classifier(seed: int = 0) -> Classifier:
-    torch.manual_seed(seed)
     embedder = base()
+    torch.manual_seed(seed)
     embedder.backbone = get_reft_model(embedder.backbone, ReftConfig(positions="all"))
     disturb(embedder.backbone)
     return Classifier(embedder, 2).eval()
