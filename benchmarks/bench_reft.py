@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from common import arguments, table
-from tokay.models.reft import ReftConfig
+from tokay.models.reft_config import ReftConfig
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import Full, Lora, Reft, adapter_of

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from common import arguments, table
-from tokay.models.reft import ReftConfig
 from tokay.models.reft_bank import Bank, Row
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_model import ReftModel
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.train.adapters import Lora, Reft

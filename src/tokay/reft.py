@@ -21,8 +21,8 @@ from tokay.models.reft import (
     LoReFT,
     NoReFT,
     OrthogonalDiReFT,
-    ReftConfig,
 )
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_merge import Affine, affine_of, save_merged
 from tokay.models.reft_model import ReftModel, get_reft_model
 

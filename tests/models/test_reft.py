@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from reft_models import DECODERS, ENCODERS, FAMILIES, LAYERS, WIDTH, disturb, ids_of, model_of
 from tokay.errors import TokayError
 from tokay.models.layers import layers_of
-from tokay.models.reft import VARIANTS, DiReFT, Intervention, LoReFT, ReftConfig, orthonormal
+from tokay.models.reft import VARIANTS, DiReFT, Intervention, LoReFT, orthonormal
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_merge import affine_of
 from tokay.models.reft_model import ReftModel, get_reft_model
 from tokay.models.reft_positions import Positions, Prompt, parse_positions
@@ -608,6 +609,12 @@ def test_a_model_without_a_layer_list_or_tokens_is_refused() -> None:
     stack.layers = nn.ModuleList([nn.Linear(2, 2)])
     with pytest.raises(TokayError, match="Sequential takes no input_ids and attention_mask"):
         get_reft_model(stack)
+
+
+def test_a_model_that_pools_nothing_has_no_pooled_vector_to_edit() -> None:
+    model = get_reft_model(model_of("bert"), ReftConfig(positions="pooled"))
+    with pytest.raises(TokayError, match="positions 'pooled' are of an embedder, which pools, and this model does not"):
+        model(input_ids=ids_of())
 
 
 def test_rows_without_tokens_and_other_masks_are_refused() -> None:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from reft_models import disturb, ids_of, model_of
 from tiny import tiny_base
-from tokay.models.reft import VARIANTS, Intervention, ReftConfig
+from tokay.models.reft import VARIANTS, Intervention
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_merge import save_merged
 from tokay.models.reft_model import get_reft_model
 from tokay.models.torch_embedder import TorchEmbedder

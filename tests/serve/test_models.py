@@ -135,7 +135,7 @@ def test_what_run_gives_is_finished_as_encode_has_it() -> None:
 def edits(folder: Path, seed: int, **changes: Any) -> Path:
     """An adapter of edits over the tiny base, as Tokay writes it."""
     from reft_models import disturb
-    from tokay.models.reft import ReftConfig
+    from tokay.models.reft_config import ReftConfig
     from tokay.models.reft_model import get_reft_model
     from tokay.models.torch_embedder import TorchEmbedder
 

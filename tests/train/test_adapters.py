@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tiny import tiny_base, tiny_lm
 from tokay.errors import MissingExtra, TokayError
 from tokay.models.layers import embeddings_of, layers_of, weights_print
-from tokay.models.reft import ReftConfig
+from tokay.models.reft_config import ReftConfig
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 from tokay.train.adapters import Full, Lora, Reft, adapter_of, savings_of, set_dropout

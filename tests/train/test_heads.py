@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reft_models import disturb, model_of
 from tokay.errors import TokayError
-from tokay.models.reft import ReftConfig
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_model import get_reft_model
 from tokay.train import trainee
 from tokay.train.engine import Engine

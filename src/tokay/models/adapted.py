@@ -73,7 +73,9 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
     from tokay.models.reft_folder import is_reft, load_adapter
 
     if is_reft(folder):
-        return load_adapter(backbone, folder, name="default")
+        edited = load_adapter(backbone, folder, name="default")
+        edited.pools = True
+        return edited
     check_base(folder, lambda: weights_print(backbone))
     try:
         from peft import PeftModel

@@ -68,6 +68,12 @@ def find_export(name_or_path: str | Path, file: str, kind: str) -> Path:
     raise TokayError(f"{name_or_path} has no {file}; write it by tokay export {name_or_path} --to {kind}{where}")
 
 
+def revision_of(folder: str) -> str:
+    """The commit of a snapshot folder in the Hub's cache; empty of any other place."""
+    parts = Path(folder).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a name is to be looked for on the Hub: it is no folder here, and does not look like a path."""
     is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).is_dir()

@@ -17,7 +17,7 @@ from torch import nn
 from tokay.errors import TokayError, first_line
 from tokay.models.adapted import check_base, not_finite, write_about
 from tokay.models.folder import read_json
-from tokay.models.reft import ReftConfig
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_model import ReftModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,12 +20,21 @@ from torch import Tensor, nn
 
 from tokay.errors import TokayError, did_you_mean
 from tokay.models.layers import layers_of, weights_print
-from tokay.models.reft import VARIANTS, ReftConfig
-from tokay.models.reft_positions import Positions, Prompt, Spot, need_tokens, parse_positions
+from tokay.models.locate import revision_of
+from tokay.models.reft import VARIANTS
+from tokay.models.reft_config import ReftConfig
+from tokay.models.reft_hooks import (
+    AfterLayer,
+    State,
+    ThreadState,
+    backbone_of,
+    before_labels,
+    changed,
+    hooks_are_inside_checkpoints,
+    prompt_of,
+)
+from tokay.models.reft_positions import Positions, Prompt, need_tokens
 from tokay.models.reft_stack import Edit, Stack
-
-IGNORED = -100
-"""The label of a token that is not to be predicted, in transformers and torch."""
 
 
 class Adapter(nn.Module):
@@ -53,39 +61,6 @@ class Adapter(nn.Module):
                 yield name, cast("Edit", self.edits[place])
 
 
-class _State:
-    """What holds for a forward pass."""
-
-    def __init__(self) -> None:
-        self.prompt: Prompt | None = None
-        self.rows: Tensor | None = None
-        self.spots: Mapping[str, Spot] | None = None
-
-
-class _ThreadState(threading.local, _State):
-    """The same for each thread, as several may run one model; a copy of the model has its own."""
-
-    def __deepcopy__(self, memo: Any) -> _ThreadState:
-        return _ThreadState()
-
-    def __reduce__(self) -> Any:
-        return _ThreadState, ()
-
-
-class _AfterLayer:
-    """A hook behind one layer; an object, so that a copy of the model has hooks of its own."""
-
-    def __init__(self, owner: ReftModel, layer: int) -> None:
-        self.owner, self.layer = owner, layer
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if not self.owner._now.spots:
-            return None
-        if not isinstance(output, tuple):
-            return self.owner.edit(self.layer, output)
-        return (self.owner.edit(self.layer, output[0]), *output[1:])
-
-
 class ReftModel(nn.Module):
     """Any transformers model, frozen, with adapters that edit its hidden states.
 
@@ -93,6 +68,7 @@ class ReftModel(nn.Module):
         model: the model, with hooks.
         adapters: name -> its edits.
         active: the adapter that is in force; None: the plain model.
+        pools: whether somebody pools what comes out, and edits that vector by ``edit_pooled``.
         base_name: what the base was loaded from, for saved folders.
         revision: the commit on the Hub, where the base came from there.
 
@@ -102,27 +78,27 @@ class ReftModel(nn.Module):
 
     def __init__(self, model: nn.Module, *, layer_list: str = "", base_name: str = "", revision: str = "") -> None:
         super().__init__()
-        _need_hooks_outside_checkpoints()
         self.training = model.training
         self.model: Any = model
         model.requires_grad_(False)
         self.adapters = nn.ModuleDict()
         self.active: str | None = None
         self.stack: Stack | None = None
+        self.pools = False
         self.layer_list = layer_list
         config = getattr(model, "config", None)
         self.base_name = base_name or str(getattr(config, "_name_or_path", "") or "")
-        self.revision = revision or str(getattr(config, "_commit_hash", None) or "") or _revision_of(self.base_name)
+        self.revision = revision or str(getattr(config, "_commit_hash", None) or "") or revision_of(self.base_name)
         layers = layers_of(model, layer_list)
         self._count = len(layers)
-        self._of_thread, self._traced = _ThreadState(), _State()
+        self._of_thread, self._traced = ThreadState(), State()
         self._base_print = ""
-        backbone = _backbone_of(model, layers)
+        backbone = backbone_of(model, layers)
         self._inputs = list(inspect.signature(backbone.forward).parameters)
         self._handles = [
             backbone.register_forward_pre_hook(self._enter, with_kwargs=True),
             backbone.register_forward_hook(self._leave),
-            *(layer.register_forward_hook(_AfterLayer(self, i)) for i, layer in enumerate(layers)),
+            *(layer.register_forward_hook(AfterLayer(self, i)) for i, layer in enumerate(layers)),
         ]
 
     # -- adapters -------------------------------------------------------------------------------------------------
@@ -250,7 +226,7 @@ class ReftModel(nn.Module):
         if prompt_mask is not None:
             prompt = Prompt(prompt_mask.bool(), exact=True)
         elif labels is not None and labels.ndim == 2 and self._is_decoder():
-            prompt = Prompt(_before_labels(labels, attention_mask), exact=True)
+            prompt = Prompt(before_labels(labels, attention_mask), exact=True)
         with self.scope(prompt, rows if adapter_names is None else self._rows(adapter_names)):
             return self.model(**kwargs)
 
@@ -277,7 +253,7 @@ class ReftModel(nn.Module):
                 state.prompt, state.rows = one, other
 
     @property
-    def _now(self) -> _State:
+    def _now(self) -> State:
         """Of this thread; torch.compile does not see those, so a compiled model has one for all threads."""
         return self._traced if torch.compiler.is_compiling() else self._of_thread
 
@@ -293,7 +269,7 @@ class ReftModel(nn.Module):
             edits = self.adapter.at(layer)
         for name, change in edits:
             if (spot := spots.get(name)) is not None:
-                hidden = _changed(hidden, spot, change)
+                hidden = changed(hidden, spot, change)
         return hidden
 
     def edit_pooled(self, vectors: Tensor) -> Tensor:
@@ -311,6 +287,16 @@ class ReftModel(nn.Module):
         """Find out where the positions are in this forward pass."""
         now = self._now
         now.spots = None
+        if self.training and hooks_are_inside_checkpoints() and module.is_gradient_checkpointing:
+            raise TokayError(
+                "this release of transformers checkpoints layers together with their hooks, which would be run twice; "
+                "install transformers 5.24, or train without gradient checkpointing"
+            )
+        if now.rows is None and self.active is not None and "pooled" in self.adapter.edits and not self.pools:
+            raise TokayError(
+                "positions 'pooled' are of an embedder, which pools, and this model does not; choose tokens, such as "
+                "'f7+l7' or 'all'"
+            )
         specs = self.stack.specs if now.rows is not None and self.stack is not None else self._specs()
         if not specs:
             return
@@ -326,7 +312,7 @@ class ReftModel(nn.Module):
         if prompt is None:
             if past:
                 return  # decoded tokens, of a caller that keeps the cache
-            prompt = _prompt_of(given.get("attention_mask"), inputs, specs)
+            prompt = prompt_of(given.get("attention_mask"), inputs, specs)
         prompt = prompt.rows(count)
         if not past and any(not spec.every for spec in specs.values()):
             need_tokens(prompt.mask)
@@ -440,94 +426,3 @@ def edited_layers(model: nn.Module) -> tuple[int, ...]:
 def edit_pooled(backbone: Any, vectors: Tensor) -> Tensor:
     """Pooled vectors (N, D), edited where the backbone has such an edit."""
     return backbone.edit_pooled(vectors) if isinstance(backbone, ReftModel) else vectors
-
-
-def _changed(hidden: Tensor, spot: Spot, change: Edit) -> Tensor:
-    """Hidden states (N, L, D) with an edit at the places of a spot."""
-    if spot.index is None:
-        edited = change(hidden)
-        return edited if spot.valid is None else torch.where(spot.valid.to(hidden.device)[..., None], edited, hidden)
-    if hidden.ndim != 3:
-        raise TokayError(
-            f"the layers' outputs have the shape {tuple(hidden.shape)}; expected (rows, tokens, width): choose an "
-            "attention that does not take the padding out, such as attn_implementation='sdpa'"
-        )
-    assert spot.valid is not None
-    index = spot.index.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[2])
-    added = change.delta(hidden.gather(1, index)).to(hidden.dtype)
-    return hidden.scatter_add(1, index, added.masked_fill(~spot.valid.to(hidden.device)[..., None], 0))
-
-
-def _prompt_of(mask: Any, inputs: Tensor, specs: Mapping[str, Positions]) -> Prompt:
-    """All that is given, of a caller who says nothing more."""
-    if isinstance(mask, Tensor) and mask.shape == inputs.shape[:2]:
-        return Prompt(mask.bool())
-    if mask is not None and any(not spec.every for spec in specs.values()):
-        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise TokayError(
-            f"attention_mask is {shape}; positions are counted on one of {tuple(inputs.shape[:2])}, rows and tokens: "
-            "give that, or prompt_mask"
-        )
-    return Prompt(torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device))
-
-
-def _before_labels(labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Real tokens before the first label of each row, (N, L); of a row without labels all.
-
-    Raises:
-        TokayError: a row has a label and no token before it.
-    """
-    labelled = labels != IGNORED
-    before = ~(labelled.cumsum(1) > 0)
-    before = before if mask is None else before & mask.bool()
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(before.any(1).all()):
-        row = int(before.any(1).int().argmin())
-        raise TokayError(
-            f"row {row} has no token before its first label, so there is no prompt to edit; set the prompt's labels to "
-            f"{IGNORED}, or give prompt_mask"
-        )
-    return before
-
-
-def _backbone_of(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
-    """The innermost module around the layers that is given tokens and their mask."""
-    found = None
-    for module in model.modules():  # outer ones first
-        if any(inner is layers for inner in module.modules()):
-            names = inspect.signature(module.forward).parameters
-            found = module if {"input_ids", "attention_mask"} <= set(names) else found
-    if found is None:
-        raise TokayError(
-            f"{type(model).__name__} takes no input_ids and attention_mask, which positions are counted on; expected "
-            "a model of texts"
-        )
-    return found
-
-
-def _revision_of(name: str) -> str:
-    """The commit of a snapshot folder in the Hub's cache; empty of any other."""
-    parts = Path(name).parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
-
-
-def _need_hooks_outside_checkpoints() -> None:
-    """Releases that checkpoint ``__call__`` run hooks once more in the backward pass, when positions are gone."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    if "__call__" in vars(GradientCheckpointingLayer):
-        raise TokayError(
-            "this release of transformers checkpoints layers together with their hooks, which would be run twice; "
-            "install transformers 5.24 or later"
-        )
-
-
-def check_pooled(config: ReftConfig) -> None:
-    """Refuse an edit of the pooled vector for a model that pools nothing.
-
-    Raises:
-        TokayError: the positions are ``pooled``.
-    """
-    if parse_positions(config.positions).pooled:
-        raise TokayError(
-            "positions 'pooled' are of an embedder, which pools; expected tokens, such as 'f7+l7' or 'all'"
-        )

@@ -17,7 +17,7 @@ from torch import nn
 from tokay.errors import MissingExtra, TokayError
 from tokay.models.adapted import peft_alone, write_about
 from tokay.models.layers import embeddings_of, layers_of, weights_print
-from tokay.models.reft import ReftConfig
+from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_model import edited_layers, get_reft_model
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
@@ -136,6 +136,7 @@ class Reft:
             TokayError: a layer is out of range, or the rank above the width.
         """
         model.backbone = get_reft_model(model.backbone, self.config)
+        model.backbone.pools = True
 
     def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
         """A folder of a few kilobytes that ``TorchEmbedder.load`` and ``tokay.reft`` read."""

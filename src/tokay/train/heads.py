@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokay.errors import TokayError
-from tokay.models.reft_model import IGNORED, ReftModel
+from tokay.models.reft_hooks import IGNORED
+from tokay.models.reft_model import ReftModel
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.train.engine import Engine
 from tokay.train.gradcache import backward
