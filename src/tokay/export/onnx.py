@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from tokay.errors import MissingExtra, TokayError, first_line
 from tokay.models.onnx_cross_encoder import LOGITS
 from tokay.models.onnx_embedder import OUTPUT
-from tokay.models.reft_model import edit_pooled
+from tokay.models.reft_model import edit_pooled, folded
 from tokay.models.torch_cross_encoder import TorchCrossEncoder
 from tokay.models.torch_embedder import TorchEmbedder, pool
 
@@ -40,7 +40,7 @@ class Graph(nn.Module):
 
     def __init__(self, embedder: TorchEmbedder) -> None:
         super().__init__()
-        self.backbone: Any = embedder.backbone
+        self.backbone: Any = folded(embedder.backbone)
         self.pooling = embedder.config.pooling
         self.normalize = embedder.config.normalize
 

@@ -287,6 +287,23 @@ class LobiReFT(_Rotated):
         self.bias.mul_(weight)
 
 
+class Folded(Intervention):
+    """Any of the others with A, b and B as numbers, for graphs that know no QR."""
+
+    kind = "folded"
+
+    def __init__(self, edit: Intervention) -> None:
+        nn.Module.__init__(self)
+        self.width, self.rank, self.dropout, self.changes, self._kept = edit.width, edit.rank, 0.0, 0, None
+        a, bias, b = (None if part is None else part.detach().clone() for part in edit.build())
+        for name, part in (("a", a), ("bias", bias), ("b", b)):
+            self.register_buffer(name, part)
+
+    def build(self) -> Maps:
+        """The numbers."""
+        return self.a, self.bias, self.b  # type: ignore[return-value]
+
+
 VARIANTS: dict[str, type[Intervention]] = {
     one.kind: one for one in (LoReFT, DiReFT, OrthogonalDiReFT, NoReFT, ConsReFT, LobiReFT)
 }

@@ -10,6 +10,7 @@ Letters: N rows, L tokens, D width.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from tokay.errors import TokayError, did_you_mean
 from tokay.models.layers import layers_of, weights_print
 from tokay.models.locate import revision_of
-from tokay.models.reft import VARIANTS
+from tokay.models.reft import VARIANTS, Folded, Intervention
 from tokay.models.reft_config import ReftConfig
 from tokay.models.reft_hooks import (
     AfterLayer,
@@ -413,6 +414,18 @@ def get_reft_model(model: nn.Module, config: ReftConfig | None = None, *, adapte
     if not isinstance(model, ReftModel):
         model = ReftModel(model, layer_list=config.layer_list)
     model.add_adapter(adapter_name, config)
+    return model
+
+
+def folded(model: Any) -> Any:
+    """A copy of a model with edits that has their products as numbers; any other model as it is."""
+    if not isinstance(model, ReftModel):
+        return model
+    model = copy.deepcopy(model)
+    for adapter in model.adapters.values():
+        edits = cast("Adapter", adapter).edits
+        for place in list(edits):
+            edits[place] = Folded(cast("Intervention", edits[place]))
     return model
 
 

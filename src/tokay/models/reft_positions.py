@@ -135,7 +135,6 @@ def _ends(mask: Tensor, spec: Positions) -> tuple[Tensor, Tensor]:
     code rounds both down), so that no token is edited twice.
     """
     count = mask.sum(1, keepdim=True)  # (N, 1)
-    order = torch.argsort((~mask).to(torch.int8), dim=1, stable=True)  # (N, C), the columns of real tokens first
     both = spec.halves or (spec.first and spec.last)
     parts = []
     if spec.first:
@@ -144,5 +143,6 @@ def _ends(mask: Tensor, spec: Positions) -> tuple[Tensor, Tensor]:
     if spec.last:
         back = torch.arange(spec.last, 0, -1, device=mask.device)  # s-th of the end, …, last
         parts.append((count - back, back <= ((count + 1) // 2 if both else count)))
-    at, valid = (torch.cat([part[i] for part in parts], 1) for i in range(2))
-    return order.gather(1, at.clamp(0, mask.shape[1] - 1)), valid
+    at, valid = (torch.cat([part[i] for part in parts], 1) for i in range(2))  # (N, P), counted on real tokens
+    number = torch.where(mask, mask.cumsum(1) - 1, -1)  # (N, C), of each real token
+    return (number[:, None, :] == at[:, :, None]).to(torch.int8).argmax(2), valid & (at >= 0)
