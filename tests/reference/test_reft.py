@@ -222,6 +222,23 @@ def test_a_merged_model_is_the_same_in_sentence_transformers(tmp_path: Path, pos
     assert np.abs(model.encode(texts) - TorchEmbedder.load(tiny_base(), device="cpu").encode(texts)).max() > 1e-2
 
 
+@pytest.mark.parametrize("positions", ["all", "f1+l2"])
+def test_an_exported_graph_has_the_edits(tmp_path: Path, positions: str) -> None:
+    import onnxruntime
+
+    from tokay.export.onnx import write_onnx
+
+    texts = ["river stone", "a list of maps and an iron file"]
+    model = TorchEmbedder.load(tiny_base(), device="cpu")
+    Reft(ReftConfig(positions=positions)).attach(model)
+    disturb(model.backbone)
+    write_onnx(model.eval(), tmp_path / "model.onnx")
+    ids, mask = (array.astype(np.int64) for array in model.tokens.padded(model.tokenize(texts)))
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    _, found = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    np.testing.assert_allclose(found, model.encode(texts), atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_trainer_trains_the_edits(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments

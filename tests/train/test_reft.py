@@ -20,6 +20,7 @@ from tokay.models.space import vector_space
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.progress import Silent
 from tokay.settings import TrainSettings
+from tokay.store import MANIFEST
 from tokay.train.adapters import adapter_of
 from tokay.train.embedder import train_embedder
 from tokay.train.soup import interpolate
@@ -94,6 +95,15 @@ def test_a_tuning_leaves_a_model_of_some_kilobytes(tmp_path: Path) -> None:
     assert about["base"] == str(tiny_base())
     assert vector_space(tmp_path / "model") != vector_space(tiny_base())
     assert vector_space(tmp_path / "model") == vector_space(tmp_path / "logs" / "adapter")
+
+
+def test_a_runs_model_may_be_edits_alone(tmp_path: Path) -> None:
+    tuned = disturb(ready(reft()).backbone)
+    model = ready(reft())
+    model.backbone = tuned
+    adapter_of(reft()).save(model, tmp_path / "model", base_name=str(tiny_base()))
+    (tmp_path / MANIFEST).write_text("{}")
+    np.testing.assert_array_equal(Embedder.load(tmp_path, device="cpu").encode(TEXTS), model.eval().encode(TEXTS))
 
 
 def test_a_cut_training_goes_on(tmp_path: Path) -> None:
