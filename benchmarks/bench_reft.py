@@ -173,10 +173,10 @@ def data_of(task: str, embedder: TorchEmbedder, options: argparse.Namespace) -> 
         "dev": [found["train"][i] for i in order[size : size + DEV]],
         "test": found["test"],
     }
-    tokenizer = embedder.tokenizer
+    tokenizer, longest = embedder.tokenizer, min(128, embedder.config.max_tokens)
     return {
         part: [
-            Labelled(tokenizer(*texts, truncation=True, max_length=128)["input_ids"], int(label))
+            Labelled(tokenizer(*texts, truncation=True, max_length=longest)["input_ids"], int(label))
             for texts, label in rows
         ]
         for part, rows in parts.items()

@@ -99,8 +99,8 @@ def lora(options: argparse.Namespace, targets: tuple[str, ...] = ()) -> TorchEmb
 
 def ids_of(options: argparse.Namespace) -> list[list[int]]:
     """Token ids of a micro-batch; what they are does not matter."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(1000, 20_000, (options.texts, options.tokens), generator=generator).tolist()
+    generator, words = torch.Generator().manual_seed(0), load(options).tokens.tokenizer.get_vocab_size()
+    return torch.randint(words // 2, words, (options.texts, options.tokens), generator=generator).tolist()
 
 
 def wait(options: argparse.Namespace) -> None:
