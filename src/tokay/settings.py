@@ -249,9 +249,18 @@ class TrainSettings(_Section):
     )
 
     # what is trained
-    adapter: Literal["full", "lora"] = "full"
+    adapter: Literal["full", "lora", "loreft", "direft"] = "full"
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32
+    reft_rank: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="of loreft and direft (2404.03592)")
+    reft_layers: tuple[int, ...] = Field(
+        (), description="whose outputs are edited, from 0, or from the end; empty: all"
+    )
+    reft_positions: str = Field(
+        "all", description="edited tokens: all, f7+l7 (the first and last 7), f3, cls; or pooled, the text's vector"
+    )
+    reft_tied: bool = Field(True, description="one edit for the first and the last tokens of a layer; else two")
+    reft_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the edits")
     freeze_embeddings: bool = Field(True, description="leave the token table alone: it gained nothing (docs/log.md)")
     freeze_layers: Annotated[int, Field(ge=0)] = Field(0, description="leave the first so many layers alone")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -130,3 +130,68 @@ def test_what_run_gives_is_finished_as_encode_has_it() -> None:
     for dim in (None, 8, 32):
         vectors = embedder.finish(embedder.run(embedder.tokenize(written)), dim)
         np.testing.assert_allclose(vectors, embedder.encode(texts, titles=["a", ""], dim=dim), atol=1e-6)
+
+
+def edits(folder: Path, seed: int, **changes: Any) -> Path:
+    """An adapter of edits over the tiny base, as Tokay writes it."""
+    from reft_models import disturb
+    from tokay.models.reft_config import ReftConfig
+    from tokay.models.reft_model import get_reft_model
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    model = TorchEmbedder.load(tiny_base(), device="cpu")
+    model.backbone = get_reft_model(model.backbone, ReftConfig(**changes))
+    disturb(model.backbone, seed=seed)
+    model.backbone.base_name = str(tiny_base())
+    model.save(folder)
+    return folder
+
+
+def test_edits_over_one_base_are_served_by_name_and_run_together(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import httpx2
+
+    places = [
+        edits(tmp_path / "red", 1),
+        edits(tmp_path / "blue", 2, variant="direft", rank=2, positions="f2+l1", tied=False),
+        edits(tmp_path / "green", 3, positions="pooled"),
+    ]
+    texts = ["river stone", "sort a list", "how do you join two strings"]
+    alone = {place.name: Embedder.load(place, device="cpu").encode(texts) for place in places}
+    models = load_models([f"base={tiny_base()}", *map(str, places)])
+    assert len({id(model.runner) for name, model in models.items() if name != "base"}) == 1
+    runner = models["red"].runner
+    ids = models["red"].tokenize(texts)
+    mixed = runner.run([row for name in alone for row in models[name].addressed(ids)])
+    for at, name in enumerate(alone):
+        found = models[name].finish(mixed[3 * at : 3 * at + 3])
+        np.testing.assert_allclose(found, alone[name], atol=2e-6)
+        np.testing.assert_allclose(models[name].encode(texts), alone[name], atol=2e-6)
+    np.testing.assert_allclose(models["base"].finish(runner.run(ids)), models["base"].encode(texts), atol=2e-6)
+    shared = {p.data_ptr() for p in models["base"].backbone.parameters()}  # type: ignore[attr-defined]
+    assert {p.data_ptr() for p in models["red"].backbone.parameters()} == shared  # type: ignore[attr-defined]
+    with serving(models) as url, ThreadPoolExecutor(8) as pool:
+
+        def ask(name: str) -> Any:
+            body = {"model": name, "input": texts}
+            answer = httpx2.post(f"{url}/v1/embeddings", json=body).json()
+            return name, np.array([row["embedding"] for row in answer["data"]])
+
+        for name, vectors in pool.map(ask, [*alone] * 8):
+            np.testing.assert_allclose(vectors, alone[name], atol=2e-6)
+
+
+def test_edits_of_two_bases_are_not_run_together(tmp_path: Path) -> None:
+    from reft_models import disturb
+    from tokay.models.reft_model import get_reft_model
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    other = TorchEmbedder.load(tiny_base(seed=1), device="cpu")
+    other.backbone = disturb(get_reft_model(other.backbone))
+    other.save(tmp_path / "blue")
+    models = load_models([str(edits(tmp_path / "red", 1)), str(tmp_path / "blue")])
+    assert models["red"].runner is not models["blue"].runner
+    np.testing.assert_allclose(
+        models["blue"].encode(["river"]), Embedder.load(tmp_path / "blue").encode(["river"]), atol=2e-6
+    )

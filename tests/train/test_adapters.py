@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from tiny import tiny_base, tiny_lm
 from tokay.errors import MissingExtra, TokayError
 from tokay.models.layers import embeddings_of, layers_of, weights_print
+from tokay.models.reft_config import ReftConfig
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
-from tokay.train.adapters import Full, Lora, adapter_of, savings_of, set_dropout
+from tokay.train.adapters import Full, Lora, Reft, adapter_of, savings_of, set_dropout
 from tokay.train.embedder import train_embedder
 from train_data import base, ready, settings, source
 
@@ -249,6 +250,11 @@ def test_no_layer_left_to_train_is_refused(layers: int) -> None:
         ({}, Full(True, 0)),
         ({"freeze_embeddings": False, "freeze_layers": 1}, Full(False, 1)),
         ({"adapter": "lora", "lora_rank": 3, "lora_alpha": 7}, Lora(3, 7.0)),
+        ({"adapter": "loreft"}, Reft(ReftConfig())),
+        (
+            {"adapter": "direft", "reft_rank": 2, "reft_layers": (1,), "reft_positions": "f2+l1", "reft_tied": False},
+            Reft(ReftConfig("direft", 2, (1,), "f2+l1", False)),
+        ),
     ],
 )
 def test_settings_name_the_adapter(changes: dict[str, Any], adapter: object) -> None:
@@ -278,7 +284,7 @@ def test_training_everything_saves_nothing() -> None:
     assert (found.trainable, found.total, found.bytes_saved, found.work_saved) == (total, total, 0, 0.0)
 
 
-@pytest.mark.parametrize("adapter", [Full(True), Full(False, 1), Full(True, 1), Lora(4, 8.0)])
+@pytest.mark.parametrize("adapter", [Full(True), Full(False, 1), Full(True, 1), Lora(4, 8.0), Reft(ReftConfig())])
 def test_what_is_trained_and_its_bytes_are_counted(adapter: Any) -> None:
     model = base()
     adapter.attach(model)
@@ -340,6 +346,15 @@ def test_saved_bytes_of_lora_by_hand() -> None:
     found = savings_of(model, base())
     assert (found.trainable, found.total) == (matrices, whole + matrices)
     assert found.bytes_saved == 12 * (whole - matrices)
+
+
+def test_saved_work_of_edits_by_hand() -> None:
+    """No weight has a gradient, and inputs have them above the first edit alone."""
+    model, last = base(), base()
+    Reft(ReftConfig()).attach(model)
+    assert savings_of(model, base()).work_saved == pytest.approx(1 - (2 + 4) / (2 * 6))
+    Reft(ReftConfig(layers=(-1,))).attach(last)
+    assert savings_of(last, base()).work_saved == pytest.approx(1 - (2 + 2) / (2 * 6))
 
 
 @pytest.mark.parametrize("adapter", [Full(False, 1), Lora(4, 8.0)])

@@ -40,6 +40,7 @@ DROPOUTS = (0.0, 0.2)
 CHOSEN: dict[str, dict[str, Any]] = {
     "plain": {"freeze_embeddings": False},
     "lora": {"adapter": "lora", "lora_rank": 4},
+    "loreft": {"adapter": "loreft", "reft_positions": "f1+l1", "learning_rate": 1e-3},
     "twice": {"tokens_kept": 0, "same_tower": "always", "spread_out": 0.5, "distil": "kl"},
     "one chunk": {},
     "early": {"patience": 1, "look_every": 2, "learning_rate": 1e-6},

@@ -58,7 +58,9 @@ def train(
             "embedder."
         ),
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="What is trained: full (the default) or lora.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="What is trained: full (the default), lora, loreft or direft.")
+    ] = None,
     soup: Annotated[
         str | None,
         typer.Option(help="Weight of the tuned model against its base, above 0 to 1; auto: chosen on dev queries."),

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tokay.errors import MissingExtra, TokayError, first_line
 from tokay.models.onnx_cross_encoder import LOGITS
 from tokay.models.onnx_embedder import OUTPUT
+from tokay.models.reft_model import edit_pooled, folded
 from tokay.models.torch_cross_encoder import TorchCrossEncoder
 from tokay.models.torch_embedder import TorchEmbedder, pool
 
@@ -39,14 +40,14 @@ class Graph(nn.Module):
 
     def __init__(self, embedder: TorchEmbedder) -> None:
         super().__init__()
-        self.backbone: Any = embedder.backbone
+        self.backbone: Any = folded(embedder.backbone)
         self.pooling = embedder.config.pooling
         self.normalize = embedder.config.normalize
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode one batch."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = pool(hidden, attention_mask.bool(), self.pooling)
+        vectors = edit_pooled(self.backbone, pool(hidden, attention_mask.bool(), self.pooling))
         return hidden, F.normalize(vectors, dim=-1) if self.normalize else vectors
 
 

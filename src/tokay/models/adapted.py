@@ -1,11 +1,11 @@
-"""A folder with an adapter alone: it names its base, and is refused beside any other."""
+"""A folder with an adapter alone, peft's or edits (``reft``): it names its base, and is refused beside any other."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,20 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
     Args:
         backbone: of the base; it is changed.
         folder: the adapter's.
-        merge: add its matrices to the base's weights; else those stay as they are, and the matrices stand beside.
+        merge: add its matrices to the base's weights; else those stay as they are, and the matrices stand beside. Edits
+            of hidden states have no weights to be added to, and always stand beside.
 
     Raises:
         TokayError: the adapter belongs to other weights, or is to be merged and not finite.
         MissingExtra: peft is not installed.
     """
-    if (folder / ABOUT).is_file():
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about["weights"] != (found := weights_print(backbone)):
-            raise TokayError(
-                f"{folder} is an adapter of {about['base']!r} with weights {about['weights'][:12]}…; the base that is "
-                f"there has weights {found[:12]}…. Load it with the base that it was trained on"
-            )
+    from tokay.models.reft_folder import is_reft, load_adapter
+
+    if is_reft(folder):
+        edited = load_adapter(backbone, folder, name="default")
+        edited.pools = True
+        return edited
+    check_base(folder, lambda: weights_print(backbone))
     try:
         from peft import PeftModel
     except ImportError as error:
@@ -87,4 +88,25 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
     try:  # a safe merge is none in place, which would keep the base's file mapped once more for each adapter
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise TokayError(f"{folder} is an adapter with numbers that are not finite; train it again") from error
+        raise not_finite(folder) from error
+
+
+def check_base(folder: Path, print_of_base: Callable[[], str]) -> None:
+    """Refuse a base with other weights than those that an adapter was trained on, where its folder says which.
+
+    Raises:
+        TokayError: with both prints.
+    """
+    if not (folder / ABOUT).is_file():
+        return
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    if about["weights"] != (found := print_of_base()):
+        raise TokayError(
+            f"{folder} is an adapter of {about['base']!r} with weights {about['weights'][:12]}…; the base that is "
+            f"there has weights {found[:12]}…. Load it with the base that it was trained on"
+        )
+
+
+def not_finite(folder: Path) -> TokayError:
+    """What is said of an adapter with such numbers."""
+    return TokayError(f"{folder} is an adapter with numbers that are not finite; train it again")

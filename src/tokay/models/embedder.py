@@ -25,7 +25,7 @@ from tokay.errors import TokayError
 from tokay.models.batching import by_token_budget
 from tokay.models.folder import EmbedderConfig
 from tokay.models.precision import Calibration, Precision, to_precision
-from tokay.models.running import Ids, Run, Vectors, mapped
+from tokay.models.running import Ids, Run, Runner, Vectors, mapped
 from tokay.models.tasks import Kind, side_of
 from tokay.models.tokens import Tokens
 from tokay.progress import Progress, Silent
@@ -126,6 +126,15 @@ class Embedder(ABC):
 
     def keep_once(self, kept: dict[str, Any]) -> None:  # noqa: B027  # a graph and a table have nothing to share
         """Hold what equals something in ``kept`` only once, and add the rest to it; the model is then only run."""
+
+    @property
+    def runner(self) -> Runner:
+        """What runs its micro-batches: itself, or what several embedders over one base share."""
+        return self
+
+    def addressed(self, ids: Ids) -> Ids:
+        """Token ids as ``runner`` takes them, which may be told whose they are."""
+        return ids
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with the special tokens, cut at ``max_tokens``."""

@@ -11,13 +11,27 @@ from torch import nn
 from tokay.errors import TokayError
 
 
-def layers_of(model: nn.Module) -> nn.ModuleList:
-    """The model's layers, first to last: its longest list of modules of one kind.
+def layers_of(model: nn.Module, path: str = "") -> nn.ModuleList:
+    """The model's layers, first to last: its longest list of modules of one kind, of those in no other list.
+
+    Args:
+        model: a transformers model, or what holds one.
+        path: of the list in the model, where it is another one, such as ``model.layers``.
 
     Raises:
         TokayError: it has no such list.
     """
+    if path:
+        try:
+            found = model.get_submodule(path)
+        except AttributeError:
+            found = None
+        if not isinstance(found, nn.ModuleList) or not len(found):
+            raise TokayError(f"{path!r} is no list of layers of {type(model).__name__}; name one, or leave it out")
+        return found
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len({type(layer) for layer in m}) == 1]
+    inner = {id(m) for one in lists for layer in one for m in layer.modules()}  # such as the experts of a layer
+    lists = [one for one in lists if id(one) not in inner]
     if not lists:
         raise TokayError(
             f"{type(model).__name__} has no list of layers of one kind, so it cannot be seen where its layers are; "

@@ -34,7 +34,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return _minilm()
     folder = Path(name).expanduser()
     if is_run(folder):
-        if not (folder / MODEL / "config.json").is_file():
+        if not any((folder / MODEL / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise TokayError(f"{name} is a run that has no model yet; finish it with tokay distill")
         return folder / MODEL
     if folder.is_dir():
@@ -66,6 +66,12 @@ def find_export(name_or_path: str | Path, file: str, kind: str) -> Path:
             return place
     where = "" if is_run(folder) else " --out FOLDER, and use that folder"
     raise TokayError(f"{name_or_path} has no {file}; write it by tokay export {name_or_path} --to {kind}{where}")
+
+
+def revision_of(folder: str) -> str:
+    """The commit of a snapshot folder in the Hub's cache; empty of any other place."""
+    parts = Path(folder).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
 
 
 def is_hub_name(name: str) -> bool:

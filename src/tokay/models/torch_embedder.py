@@ -28,7 +28,9 @@ from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
 from tokay.models.locate import EXPORT, find_model, is_run
 from tokay.models.precision import Calibration
-from tokay.models.running import Ids, Run, Vectors
+from tokay.models.reft_bank import Bank, Row, join
+from tokay.models.reft_model import ReftModel, edit_pooled
+from tokay.models.running import Ids, Run, Runner, Vectors
 from tokay.models.sharing import keep_once
 from tokay.models.space import ABOUT, recorded, vector_space
 from tokay.models.tokens import Tokens
@@ -46,6 +48,7 @@ class TorchEmbedder(Embedder, nn.Module):
         self.config = config
         self.tokens = tokens_of(tokenizer)
         self.cores = torch.get_num_threads()
+        self.bank: tuple[Bank, int] | None = None
 
     # -- loading and saving ---------------------------------------------------------------------------------------
 
@@ -99,8 +102,14 @@ class TorchEmbedder(Embedder, nn.Module):
 
         Pooling is written in both forms: sentence-transformers >= 5.4 reads ``pooling_mode``, text-embeddings-
         inference and older releases read the booleans. ``is_matryoshka`` is what vLLM asks for ``dimensions``.
+
+        A model with edits of its hidden states is written as those, which ``load`` puts over its base by name: no other
+        library would run them, and none must take the base for the model.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.backbone, ReftModel):
+            self.backbone.save_pretrained(folder, dims=self.config.dims)
+            return self.save_sizes(folder)
         self.backbone.config.is_matryoshka = bool(self.config.dims)
         self.backbone.config.matryoshka_dimensions = list(self.config.dims)
         self.backbone.save_pretrained(folder)
@@ -119,7 +128,13 @@ class TorchEmbedder(Embedder, nn.Module):
         return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
 
     def keep_once(self, kept: dict[str, Any]) -> None:
-        """As ``Embedder.keep_once``: tensors of the backbone, and the tokenizer, which threads may share."""
+        """As ``Embedder.keep_once``: tensors of the backbone, and the tokenizer, which threads may share.
+
+        Adapters of edits over one base leave their own copy of it for a common one, which runs them together.
+        """
+        if isinstance(self.backbone, ReftModel) and self.bank is None:
+            self.bank = join(self, kept)
+            self.backbone = self.bank[0].backbone
         keep_once(self.backbone, kept)
         key = f"tokenizer {self.tokens.fingerprint()}"
         self.tokenizer, self.tokens = kept.setdefault(key, (self.tokenizer, self.tokens))
@@ -141,7 +156,7 @@ class TorchEmbedder(Embedder, nn.Module):
         """Pooled vectors, not normalised: N lists of token ids -> (N, D). The texts are padded to the longest."""
         tokens, mask = (torch.from_numpy(array).to(self.device) for array in self.tokens.padded(ids))  # (N, L)
         hidden = self.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state  # (N, L, D)
-        return pool(hidden, mask.bool(), self.config.pooling)
+        return edit_pooled(self.backbone, pool(hidden, mask.bool(), self.config.pooling))
 
     def forward_by_length(self, ids: Sequence[Sequence[int]], *, tokens_per_batch: int) -> Tensor:
         """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, D)."""
@@ -149,9 +164,20 @@ class TorchEmbedder(Embedder, nn.Module):
         parts = [self([ids[i] for i in group]) for group in by_token_budget(order, ids, tokens_per_batch)]
         return torch.cat(parts)[torch.tensor(np.argsort(order), device=self.device)]
 
+    @property
+    def runner(self) -> Runner:
+        """As ``Embedder.runner``."""
+        return self.bank[0] if self.bank else self
+
+    def addressed(self, ids: Ids) -> Ids:
+        """As ``Embedder.addressed``."""
+        return [Row(row, self.bank[1]) for row in ids] if self.bank else ids
+
     @torch.inference_mode()
     def run(self, ids: Ids) -> Vectors:
         """As ``Embedder.run``; on a GPU in bfloat16."""
+        if self.bank:
+            return self.bank[0].run(self.addressed(ids))
         device = self.device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             return self(ids).float().cpu().numpy()  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ Form = Literal["map", "tower", "table"]
 FORMS: tuple[Form, ...] = get_args(Form)
 ROUTER, ABOUT = "router_config.json", "query_side.json"
 QUERY, DOCUMENT, DENSE = "query", "document", "query/3_Dense"
-WEIGHT = "linear.weight"
+WEIGHT, BIAS = "linear.weight", "linear.bias"
 _TYPE = "sentence_transformers.models."
 
 
@@ -235,8 +235,8 @@ def read_matrix(folder: Path) -> NDArray[np.float32]:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_matrix(folder: Path, matrix: NDArray[np.float32]) -> None:
-    """Write a matrix (W, D) as sentence-transformers' Dense: ``v -> v M'``."""
+def write_matrix(folder: Path, matrix: NDArray[np.float32], offset: NDArray[np.float32] | None = None) -> None:
+    """Write a matrix (W, D) as sentence-transformers' Dense: ``v -> v M'``, plus an offset (W) where there is one."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +244,14 @@ def write_matrix(folder: Path, matrix: NDArray[np.float32]) -> None:
     config = {
         "in_features": inner,
         "out_features": width,
-        "bias": False,
+        "bias": offset is not None,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file({WEIGHT: np.ascontiguousarray(matrix, np.float32)}, folder / "model.safetensors")
+    tensors = {WEIGHT: np.ascontiguousarray(matrix, np.float32)}
+    if offset is not None:
+        tensors[BIAS] = np.ascontiguousarray(offset, np.float32)
+    save_file(tensors, folder / "model.safetensors")
 
 
 def write_about(folder: Path, about: About) -> None:

@@ -62,7 +62,7 @@ def make_app(
     side_of(options.default_kind)
     catalogue, metrics = Catalogue(models), Metrics()
     embedders = [*models.values(), *(searcher.embedder for searcher in (indexes or {}).values())]
-    runners: list[Runner] = [embedder.of("query") for embedder in embedders]
+    runners: list[Runner] = [embedder.of("query").runner for embedder in embedders]
     runners += [reranker.model for reranker in (rerankers or {}).values()]
     workers = max(1, *(runner.threads for runner in runners))
     batcher = Batcher(options.latency_target, options.max_waiting_tokens, workers, metrics.batch)

@@ -83,7 +83,7 @@ class Encoder:
         ids = await self.apart(lambda: self._tokenize(embedder, asked))
         tokens = [len(row) for row in ids]
         self.metrics.asked(name, len(ids), sum(tokens))
-        vectors = await self.run(embedder, ids)
+        vectors = await self.run(embedder.runner, embedder.addressed(ids))
         self._check(vectors, asked)
         return Encoded(vectors, tokens)
 

@@ -1,7 +1,8 @@
 """What of a model is trained, and how that is saved and merged: the loop knows none of it.
 
 ``Full`` trains the weights themselves, all or the later layers; ``Lora`` adds low-rank matrices beside frozen weights
-(Hu et al. 2021, arXiv 2106.09685), through peft.
+(Hu et al. 2021, arXiv 2106.09685), through peft; ``Reft`` edits hidden states of a frozen model (Wu et al. 2024, arXiv
+2404.03592).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import nn
 from tokay.errors import MissingExtra, TokayError
 from tokay.models.adapted import peft_alone, write_about
 from tokay.models.layers import embeddings_of, layers_of, weights_print
+from tokay.models.reft_config import ReftConfig
+from tokay.models.reft_model import edited_layers, get_reft_model
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.settings import TrainSettings
 
@@ -33,7 +36,7 @@ class Adapter(Protocol):
         """Write what was trained, where it is less than the model; else nothing."""
 
     def merge(self, model: TorchEmbedder) -> None:
-        """Make the model one of the base's own kind, with the same outputs."""
+        """Make the model one of the base's own kind, with the same outputs, where there is such a one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +123,53 @@ class Lora:
         model.requires_grad_(False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reft:
+    """Edits of hidden states behind layers; what they are is in ``models.reft``."""
+
+    config: ReftConfig
+
+    def attach(self, model: TorchEmbedder) -> None:
+        """Freeze the backbone, and put edits behind its layers.
+
+        Raises:
+            TokayError: a layer is out of range, or the rank above the width.
+        """
+        model.backbone = get_reft_model(model.backbone, self.config)
+        model.backbone.pools = True
+
+    def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
+        """A folder of a few kilobytes that ``TorchEmbedder.load`` and ``tokay.reft`` read."""
+        model.backbone.base_name = base_name or model.backbone.base_name
+        model.save(folder)
+
+    def merge(self, model: TorchEmbedder) -> None:
+        """Nothing: a hidden state has no weight that an edit could be added to; the edits stay with the model."""
+        model.requires_grad_(False)
+
+
 def adapter_of(settings: TrainSettings) -> Adapter:
-    """The adapter that the settings name."""
+    """The adapter that the settings name.
+
+    Raises:
+        TokayError: its settings are none, or do not go together.
+    """
+    if settings.adapter in ("loreft", "direft") and settings.runs > 1:
+        raise TokayError(
+            f"train.runs is {settings.runs} with train.adapter={settings.adapter}, whose edits are in another subspace "
+            "in each run and have no mean; set train.runs=1"
+        )
+    if settings.adapter in ("loreft", "direft"):
+        return Reft(
+            ReftConfig(
+                variant=settings.adapter,
+                rank=settings.reft_rank,
+                layers=settings.reft_layers,
+                positions=settings.reft_positions,
+                tied=settings.reft_tied,
+                dropout=settings.reft_dropout,
+            )
+        )
     if settings.adapter == "lora":
         return Lora(settings.lora_rank, settings.lora_alpha)
     return Full(settings.freeze_embeddings, settings.freeze_layers)
@@ -169,17 +217,20 @@ def savings_of(model: TorchEmbedder, base: TorchEmbedder) -> Savings:
 
     A linear map of n weights takes 2n operations a token forward, 2n for the gradient of its input and 2n for that of
     its weights. The first is always done; the second from the first trained parameter on; the third where n is trained.
+    Products of edits of hidden states are left out: they are few.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     whole = 6 * sum(module.weight.numel() for module in _maps(layers_of(base.backbone)))
     done = 0
     below = not any(p.requires_grad for p in embeddings_of(model.backbone))
-    for layer in layers_of(model.backbone):
+    edited = edited_layers(model.backbone)
+    for number, layer in enumerate(layers_of(model.backbone)):
         below = below and not any(p.requires_grad for p in layer.parameters())
         for module in _maps(layer):
             n = module.weight.numel()
             done += 2 * n + (0 if below else 2 * n) + (2 * n if module.weight.requires_grad else 0)
+        below = below and number not in edited
     spared = sum(p.numel() for p in base.parameters()) - trained
     return Savings(trained, total, (4 + ADAM) * spared, 1 - done / whole if whole else 0.0)
 

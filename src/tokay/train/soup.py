@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokay.models.reft_model import ReftModel
 from tokay.search.hybrid import within_one_error
 
 PARALLEL = 1e-3
@@ -32,9 +33,19 @@ def interpolate(tuned: nn.Module, base: nn.Module, weight: float, *, how: Litera
         weight: 0 to 1.
         how: ``lerp``, ``(1 - w) base + w tuned``; ``slerp`` goes along the arc between the two tensors' directions, as
             Qwen3-Embedding's checkpoints are merged (2506.05176), with lengths interpolated linearly.
+
+    Of a model that edits hidden states over the base's own weights, the edits become ``weight`` times as large.
+
+    Raises:
+        TokayError: such edits cannot be made smaller.
     """
+    edits = [edit for m in tuned.modules() if isinstance(m, ReftModel) for edit in m.adapter.edits.values()]
+    for edit in edits:
+        edit.scale(weight)  # type: ignore[operator]
+    own = {id(parameter) for edit in edits for parameter in edit.parameters()}
     merge = lerp if how == "lerp" else slerp
-    for mine, other in zip(tuned.parameters(), base.parameters(), strict=True):
+    others = (parameter for parameter in tuned.parameters() if id(parameter) not in own)
+    for mine, other in zip(others, base.parameters(), strict=True):
         mine.copy_(merge(other.detach().to(mine), mine, weight))
 
 
