@@ -22,7 +22,7 @@ from tiny import WORDS, tiny_base
 from tokay import cli
 from tokay.evaluate.verdict import judge_systems
 from tokay.pipeline import model_folder
-from tokay.records import Candidate, Document, Example, Judgment, Passage, Query, Score, sha256_text
+from tokay.records import Candidate, Decision, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
 HOSTILE = '<script>alert("x")</script> </pre> \u202e [bold]not markup[/bold] '
 FAST = [
@@ -471,3 +471,48 @@ def test_the_version_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("--version",), ("version",)):
         assert call(*words) == 0
         assert capsys.readouterr().out.strip() == tokay.__version__
+
+
+def test_what_people_decide_makes_the_rows_again_and_stands_in_report_and_verdict(
+    run: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    store = tokay.open_run(out)
+    queries = {q.query_id: q for q in store.table("generate", "queries", Query)}
+    before = {e.query_id: e for e in store.table("examples", "examples", Example)}
+    train = [e for e in before.values() if e.part == "train"]
+    held = next(q for q in queries.values() if q.part == "test" and q.judged)
+    moved = next(e for e in train if e.negative_ids)
+
+    def decide(name: str, query_id: str, action: Any, passage_id: str = "", grade: int = -1, undoes: str = "") -> None:
+        text = {p.passage_id: p.sha256 for p in store.table("corpus", "passages", Passage)}.get(passage_id, "")
+        made = Decision(name, query_id, sha256_text(queries[query_id].text), action, passage_id, text, grade, undoes)
+        store.decide(lambda _: made)
+
+    decide("1", moved.query_id, "positive", moved.negative_ids[0])
+    dropped = next(e for e in train if e.query_id != moved.query_id)
+    decide("2", dropped.query_id, "reject")
+    decide("3", held.query_id, "grade", held.seed_id, 1)
+    assert call("train", out, "--out", tmp_path / "model") == 0  # from the decisions, before the table has them
+    assert weights(tmp_path / "model") != weights(run / "train" / "model")
+    again = ("distill", material / "docs.jsonl", "--llm", f"recorded:{material / 'recording'}", "--base", tiny_base())
+    labels = ("--queries", material / "queries.tsv", "--qrels", material / "qrels.tsv")
+    capsys.readouterr()
+    assert call(*again, "--out", out, *labels, *FAST) == 0
+    said = capsys.readouterr()
+    for stage, state in (("judge", "unchanged"), ("mine", "unchanged"), ("examples", "done"), ("train", "done")):
+        assert f"{stage}: {state}" in said.err
+    assert "1 grades of held-out queries were given by hand, and 0 held-out queries were left out" in " ".join(said.out.split())
+    assert weights(tmp_path / "model") == weights(out / "train" / "model")
+    after = {e.query_id: e for e in store.table("examples", "examples", Example)}
+    assert after[moved.query_id].positive_id == moved.negative_ids[0]
+    assert dropped.query_id not in after
+    html = (out / "report.html").read_text()
+    assert re.search(r"by hand: rejected</td><td class=\"n\">1<", html)
+    assert "were given by hand" in html
+    for name in ("1", "2", "3"):
+        decide(f"not {name}", moved.query_id, "undo", undoes=name)
+    assert call(*again, "--out", out, *labels, *FAST) == 0
+    assert {e.query_id: e for e in store.table("examples", "examples", Example)} == before
+    assert "by hand" not in (out / "report.html").read_text()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay import open_run
+from tokay.decisions import decided_in, judgments_of
 from tokay.errors import TokayError
 from tokay.evaluate.slices import SEEN, TITLES, UNSEEN, slice_of
 from tokay.evaluate.verdict import qrels_of
@@ -41,7 +42,7 @@ from tokay.models.two_sides import (
     write_router,
 )
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Judgment, Passage, Query
+from tokay.records import Document, Passage, Query
 from tokay.search.dense import top_k, unit
 from tokay.settings import Settings
 from tokay.split import is_seen, parts_of, seen_share
@@ -129,8 +130,9 @@ def read_material(
     ids = [p.passage_id for p in passages]
     side = parts_of(list(run.table("split", "documents", Document)), passages)
     queries = list(itertools.chain(run.table("generate", "queries", Query), run.table("judge", "answered", Query)))
-    judgments = run.table("judge", "judgments", Judgment)
-    qrels, _ = qrels_of(queries, judgments, relevant_grade=settings.evaluate.relevant_grade)
+    decided = decided_in(run)
+    queries = [q for q in queries if q.query_id not in decided.rejected]
+    qrels, _ = qrels_of(queries, judgments_of(run, decided), relevant_grade=settings.evaluate.relevant_grade)
     parts = _parts(queries, qrels, {p.passage_id: p.document_id for p in passages}, settings)
     chosen = run.read_json("vectors", "cut")
     own = np.load(run.path / "vectors" / "base.npy", mmap_mode="r")

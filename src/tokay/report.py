@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokay.annotate.prompts import speaks_to_a_model
+from tokay.decisions import by_hand_in_words, funnel_of
 from tokay.evaluate.slices import TITLES
 from tokay.records import Change, Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
@@ -143,6 +144,7 @@ def _verdict(run: Run, verdict: dict[str, Any]) -> str:
         f'<p class="{kind}">{_e(verdict["sentence"])}</p>'
         f"<p>nDCG@10 on {verdict['queries']} queries of documents that training never saw. "
         f"{_e(verdict['sentence_with_bm25'])}. "
+        f"{_e(by_hand_in_words(verdict))}{'. ' if verdict.get('by_hand') else ''}"
         f"<code>tokay search</code> uses {used}. "
         f"Documents <code>{_e(settings['documents'])}</code>, base <code>{_e(settings['base'])}</code>, "
         f"queries and grades by <code>{_e(settings['llm'])}</code>.</p>{refit}"
@@ -264,6 +266,7 @@ def _funnel(run: Run) -> str:
         ("training rows", examples["train"]),
         ("rows that choices were made on", examples["dev"]),
         ("queries and answers that were not used", len(failures)),
+        *funnel_of(run),
     ]
     most = max(count for _, count in counts) or 1
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import shutil
 import statistics
 import time
@@ -15,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay import open_run
+from tokay.decisions import decided_in, judgments_of
 from tokay.errors import TokayError
 from tokay.evaluate.rerank import Read, as_ranking, calibration, choose_rule, rows_of
 from tokay.evaluate.verdict import qrels_of
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
+from tokay.pipeline import rows_now
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Example, Hit, Judgment, Passage, Query
+from tokay.records import Document, Example, Hit, Passage, Query
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
@@ -98,7 +101,9 @@ class RunView:
         self.ids = [p.passage_id for p in self.passages]
         self.texts = [written(p.text, p.title) for p in self.passages]
         self.parts = parts_of(list(run.table("split", "documents", Document)), self.passages)
-        self.queries = [*run.table("generate", "queries", Query), *run.table("judge", "answered", Query)]
+        self.decided = decided_in(run)
+        written = itertools.chain(run.table("generate", "queries", Query), run.table("judge", "answered", Query))
+        self.queries = [q for q in written if q.query_id not in self.decided.rejected]
         self.vectors: NDArray[np.floating] = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
         self.hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
         self.bm25 = BM25.load(run.path / "evaluate" / "bm25")
@@ -119,7 +124,7 @@ class RunView:
 
     def examples(self) -> list[Example]:
         """The training part's rows."""
-        return [e for e in self.run.table("examples", "examples", Example) if e.part == "train"]
+        return [e for e in rows_now(self.run, self.settings.examples) if e.part == "train"]
 
     def near(self, embedder: Any, examples: Sequence[Example]) -> dict[str, list[tuple[str, float]]]:
         """Query id -> what the tuned retriever returns of the training part, with cosines."""
@@ -149,7 +154,7 @@ class RunView:
         settings = self.settings.evaluate
         qrels, judged = qrels_of(
             [q for q in self.queries if q.part == part],
-            self.run.table("judge", "judgments", Judgment),
+            judgments_of(self.run, self.decided),
             relevant_grade=settings.relevant_grade,
         )
         queries = [q for q in self.queries if q.part == part and q.query_id in qrels]
@@ -188,6 +193,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
             **chosen.model_dump(mode="json", exclude={"checkpoint_minutes", "tokens_kept"}),
             "evaluate": settings.evaluate.model_dump(mode="json"),
             "base_print": fingerprint(find_model(chosen.base)) if chosen.base else "",
+            **decided_in(run).key,
         }
         result = run.stage(
             FOLDER,
