@@ -503,7 +503,9 @@ def test_what_people_decide_makes_the_rows_again_and_stands_in_report_and_verdic
     said = capsys.readouterr()
     for stage, state in (("judge", "unchanged"), ("mine", "unchanged"), ("examples", "done"), ("train", "done")):
         assert f"{stage}: {state}" in said.err
-    assert "1 grades of held-out queries were given by hand, and 0 held-out queries were left out" in " ".join(said.out.split())
+    assert "1 grades of held-out queries were given by hand, and 0 held-out queries were left out" in " ".join(
+        said.out.split()
+    )
     assert weights(tmp_path / "model") == weights(out / "train" / "model")
     after = list(store.table("examples", "examples", Example))
     assert next(e for e in after if e.query_id == moved.query_id).positive_id == moved.negative_ids[0]

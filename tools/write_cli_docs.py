@@ -17,6 +17,7 @@ COMMANDS = (
     "search",
     "serve",
     "report",
+    "explore",
     "trace",
     *LEDGER,
     "cost",

@@ -231,6 +231,12 @@ class Run:
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         return [_decision(path, number, line) for number, line in enumerate(lines, 1) if line]
 
+    def decisions_state(self) -> tuple[int, int] | None:
+        """Another value whenever a decision was added; None: there is none yet."""
+        path = self.path / DECISIONS
+        stat = path.stat() if path.is_file() else None
+        return (stat.st_mtime_ns, stat.st_ino) if stat else None
+
     def decide(self, make: Callable[[list[Decision]], Decision]) -> Decision:
         """Add what ``make`` gives for the decisions so far; one process at a time, and whole or not at all."""
         path = self.path / DECISIONS

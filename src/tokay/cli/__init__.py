@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tokay
-from tokay.cli import distill, index, look, search, serve, train
+from tokay.cli import distill, explore, index, look, search, serve, train
 from tokay.cli.screen import err, escape, out
 from tokay.errors import TokayError
 
@@ -52,6 +52,7 @@ app.command(epilog=index.EXAMPLES)(index.index)
 app.command(cls=search.SearchCommand)(search.search)
 app.command()(serve.serve)
 app.command()(look.report)
+app.command()(explore.explore)
 app.command()(look.trace)
 app.add_typer(look.ledger_app, name="ledger")
 app.command()(look.cost)
