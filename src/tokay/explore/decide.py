@@ -106,17 +106,19 @@ class Desk:
             passage_id, passage_hash = self._passage(said, part)
         if said.action == "grade" and said.grade not in GRADES:
             raise Refusal(400, f"grade is {said.grade!r}; expected 0, 1, 2 or 3", param="grade")
-        if said.action == "accept":
-            passage_id = positive()
-            if not passage_id:
-                raise Refusal(400, "this query makes no training row, so there is nothing to accept; choose a positive")
-            passage_hash = self._hash(passage_id)
 
         def make(before: list[Decision]) -> Decision:
             newest = _newest(before, query_id)
             if newest != said.after:
                 raise Refusal(409, _conflict(before, newest), code="conflict")
-            undoes = ""
+            about, about_hash, undoes = passage_id, passage_hash, ""
+            if said.action == "accept":
+                about = positive()
+                if not about:
+                    raise Refusal(
+                        400, "this query makes no training row, so there is nothing to accept; choose a positive"
+                    )
+                about_hash = self._hash(about)
             if said.action == "undo":
                 undoes = choices_of(before).get(query_id, Choice()).last
                 if not undoes:
@@ -126,8 +128,8 @@ class Desk:
                 query_id=query_id,
                 query_sha256=sha256_text(text),
                 action=said.action,
-                passage_id=passage_id,
-                passage_sha256=passage_hash,
+                passage_id=about,
+                passage_sha256=about_hash,
                 grade=said.grade if said.action == "grade" and said.grade is not None else -1,
                 undoes=undoes,
                 made=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -349,7 +349,7 @@ function drawQuery(found, at) {
       el("p", {}, id(shown.query_id), " ", tag(shown.part), " ", decided(word), " ", shown.relabelled ? tag("relabelled", "warn") : null, " ",
         el("span", { class: "quiet" }, el("bdi", {}, shown.task)), " ", el("a", { href: `#/search?text=${encodeURIComponent(shown.text.text.slice(0, 500))}` }, "search it")),
       el("div", { class: "actions" },
-        el("button", { type: "button", class: "main", disabled: word === "accepted", onclick: () => decide("accept") }, "Accept"),
+        el("button", { type: "button", class: "main", disabled: word === "accepted" || (!shown.positive && word !== "rejected"), onclick: () => decide("accept") }, "Accept"),
         el("button", { type: "button", class: "bad", disabled: word === "rejected", onclick: () => decide("reject") }, "Reject"),
         el("button", { type: "button", disabled: !word, onclick: () => decide("undo") }, "Undo"),
         el("span", { class: "quiet small" }, word ? "decided by hand; the next training uses it" : "not decided by hand")),
