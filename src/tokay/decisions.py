@@ -208,7 +208,7 @@ def funnel_of(run: Run) -> list[tuple[str, int]]:
     """Lines for a report's funnel: what people decided before these rows were made."""
     if "decisions.json" not in run.manifest().get("examples", {}).get("outputs", {}):
         return []
-    return [(f"by hand: {name}", count) for name, count in run.read_json("examples", "decisions")["counts"].items()]
+    return [(name, count) for name, count in run.read_json("examples", "decisions")["counts"].items()]
 
 
 def _by_hand(choice: Choice) -> dict[str, int]:

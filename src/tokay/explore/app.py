@@ -25,8 +25,9 @@ from tokay.explore.corpusmap import CorpusMap
 from tokay.explore.decide import Desk, SaidDecision
 from tokay.explore.fence import Fence, Session
 from tokay.explore.searching import MOST, Search
-from tokay.explore.shown import long, visible
+from tokay.explore.shown import long
 from tokay.explore.story import material_of, passage_at, place_of, rows_with, story_of
+from tokay.report.page import visible
 from tokay.serve.guard import Guard
 from tokay.serve.metrics import Metrics
 from tokay.serve.options import Options

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokay.decisions import Choice
 from tokay.expected import faults_of
-from tokay.explore.shown import short, visible
+from tokay.explore.shown import short
 from tokay.explore.words import match_of
+from tokay.report.page import visible
 from tokay.serve.refusal import Refusal
 
 PAGE = 50

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from tokay.decisions import GRADES, Choice, choices_of, fitting
 from tokay.examples import same_side
-from tokay.explore.shown import short, visible
+from tokay.explore.shown import short
 from tokay.records import Action, Decision, sha256_text
+from tokay.report.page import visible
 from tokay.serve.reading import Said
 from tokay.serve.refusal import Refusal
 from tokay.store import Run

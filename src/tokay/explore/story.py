@@ -11,8 +11,9 @@ from typing import Any
 from tokay.decisions import BY_HAND, Choice, graded
 from tokay.examples import RELEVANT, make_examples, same_side
 from tokay.explore.cache import role_of
-from tokay.explore.shown import LIST_CHARS, long, short, visible
+from tokay.explore.shown import LIST_CHARS, long, short
 from tokay.records import Candidate, Example, Judgment, Part, Passage, Query, Rating
+from tokay.report.page import visible
 from tokay.settings import ExampleSettings
 from tokay.store import Run
 from tokay.trace import Trace, answers_of, places_of
