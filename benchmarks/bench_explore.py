@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def lists(client: httpx.Client, times: int) -> None:
-    """What each list takes over HTTP, in ms."""
+    """What each list takes over HTTP."""
     rows = []
     for path, filters in LISTS.items():
         first, later = [], []
@@ -106,23 +106,31 @@ def lists(client: httpx.Client, times: int) -> None:
                 took, found = timed(client, path, {**asked, "after": next_page})
                 later.append((took, asked))
                 next_page = found["next"] or next_page
-        for name, taken in (("first page and count", first), ("later pages", later)):
-            slowest = max(taken, key=lambda one: one[0])
-            median = statistics.median(one[0] for one in taken)
-            rows.append([path, name, len(taken), f"{median:.0f}", f"{slowest[0]:.0f}", slowest[1]])
+        rows += [figures(path, "first page and count", first), figures(path, "later pages", later)]
     queries = client.get("/api/run").json()["counts"]["queries"]
     for n in (1, queries // 2, queries - 1):
         path = f"/api/queries/{n}"
-        alone = [timed(client, path, {})[0] for _ in range(times)]
-        rows.append([path, "one query", times, f"{statistics.median(alone):.0f}", f"{max(alone):.0f}", ""])
-    table(["list", "", "requests", "median ms", "slowest ms", "slowest filter"], rows)
+        rows.append(figures(path, "one query", [(timed(client, path, {})[0], {}) for _ in range(times)]))
+    head = ["list", "", "requests", "median ms", "slowest ms", "median CPU ms", "slowest CPU ms", "whose filter is"]
+    table(head, rows)
 
 
-def timed(client: httpx.Client, path: str, asked: dict[str, str]) -> tuple[float, dict[str, str]]:
-    """A request: ms, and what it gave."""
-    began = time.perf_counter()
+Took = tuple[float, float]
+"""Milliseconds on the clock, and of the CPU: client and server are one process."""
+
+
+def figures(path: str, what: str, taken: list[tuple[Took, dict[str, str]]]) -> list[object]:
+    """A row of the table."""
+    clock, cpu = ([took[kind] for took, _ in taken] for kind in (0, 1))
+    numbers = [f"{of(kind):.0f}" for kind in (clock, cpu) for of in (statistics.median, max)]
+    return [path, what, len(taken), *numbers, max(taken, key=lambda one: one[0][1])[1] or ""]
+
+
+def timed(client: httpx.Client, path: str, asked: dict[str, str]) -> tuple[Took, dict[str, str]]:
+    """A request: what it took, and what it gave."""
+    began, worked = time.perf_counter(), time.process_time()
     answer = client.get(path, params=asked)
-    took = (time.perf_counter() - began) * 1000
+    took = (time.perf_counter() - began) * 1000, (time.process_time() - worked) * 1000
     answer.raise_for_status()
     return took, answer.json()
 

@@ -17,10 +17,12 @@ import pytest
 
 import tokay
 from command import call
+from exploring import exploring, opened
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay import cli
 from tokay.evaluate.verdict import judge_systems
+from tokay.finder import search_run
 from tokay.pipeline import model_folder
 from tokay.records import Candidate, Decision, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
@@ -185,6 +187,19 @@ def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) 
     (run / "report.html").unlink()
     assert call("report", run) == 0
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_page_finds_what_the_command_finds(run: Path, tmp_path: Path, hybrid: bool) -> None:
+    with exploring(run, tmp_path) as address, opened(address) as client:
+        assert client.get("/api/run").json()["search"] == ""
+        found = client.get("/api/search", params={"text": "alpha river", "top": "9", "hybrid": str(int(hybrid))}).json()
+    answer = search_run(tokay.open_run(run), "alpha river", top=9, hybrid=hybrid)
+    for side, expected in (("base", answer.base), ("tuned", answer.tuned)):
+        assert [hit["passage_id"] for hit in found[side]] == [one.passage.passage_id for one in expected]
+        other = "tuned" if side == "base" else "base"
+        assert [hit[other] or 0 for hit in found[side]] == [one.other_rank for one in expected]
+    assert found["use"] == answer.use
 
 
 @pytest.mark.parametrize("words", [(), ("--hybrid",)])

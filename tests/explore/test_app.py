@@ -15,6 +15,7 @@ import tokay
 from exploring import exploring, opened
 from made_run import made_run
 from tokay.examples import same_side
+from tokay.explore import searching
 from tokay.records import Candidate, Example, Judgment, Passage, Query
 
 
@@ -348,3 +349,37 @@ def test_the_map_is_worked_out_once_and_kept(made: Path, tmp_path: Path) -> None
             assert all(0 <= x <= found["grid"] for place in found["before"] + found["after"] for x in place)
     assert len(list((tmp_path / made.name / "explore").glob("map-*.npz"))) == 1
     shutil.rmtree(tmp_path / made.name)
+
+
+# -- search ---------------------------------------------------------------------------------------------------------------
+
+
+class Ranks:
+    """Two models that rank by hand."""
+
+    verdict = {"use": "tuned"}  # noqa: RUF012
+
+    def __init__(self, run: object) -> None:
+        self.asked: list[tuple[str, bool]] = []
+
+    def rank(self, text: str, *, hybrid: bool) -> dict[str, list[tuple[int, float]]]:
+        self.asked.append((text, hybrid))
+        return {"base": [(0, 0.9), (1, 0.8), (2, 0.7), (3, 0.6)], "tuned": [(1, 0.9), (0, 0.8), (9, 0.7), (2, 0.1)]}
+
+
+def test_search_says_what_tuning_moved(
+    client: httpx.Client, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "RunSearcher", Ranks)
+    monkeypatch.setattr(searching, "_missing", lambda run: "")
+    with exploring(made, tmp_path / "again") as address, opened(address) as again:
+        found = again.get("/api/search", params={"text": "river", "top": "3", "hybrid": "1"}).json()
+        assert found["use"] == "tuned"
+        assert [(hit["n"], hit["move"], hit["new"]) for hit in found["tuned"]] == [
+            (1, 1, False),
+            (0, -1, False),
+            (9, None, True),
+        ]
+        assert found["gone"] == [2]
+        assert [(hit["base"], hit["tuned"]) for hit in found["base"]] == [(1, 2), (2, 1), (3, 4)]
+        assert len(again.get("/api/search", params={"text": "river"}).json()["tuned"]) == 4

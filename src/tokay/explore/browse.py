@@ -120,7 +120,8 @@ def pairs(db: sqlite3.Connection, asked: PairFilter, choices: Mapping[int, Choic
     where.equal("c.passage", asked.passage).true(odd.get(asked.odd, ""))
     tables = "pairs c"
     if (match := match_of(asked.text)) or asked.text.strip():
-        where.true("c.query IN (SELECT rowid FROM words_queries WHERE words_queries MATCH ?)", match or '""')
+        # "+": in the order of the pairs, each looked up among the queries found, rather than sorted afterwards
+        where.true("+c.query IN (SELECT rowid FROM words_queries WHERE words_queries MATCH ?)", match or '""')
     columns = (
         "c.n, c.query, c.passage, c.rank, c.grade, c.best, c.role, c.base_rank, c.bm25_rank, c.initial_rank, "
         "query_id, t.text AS query_text, passage_id, pt.title, pt.text"
