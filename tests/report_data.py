@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,11 @@ HOSTILE = (
     "\x00\x07\x1b[31m\x9b \u202egnihtemos\u202c \u2066x\u2069 \ufeff\U000e0041",
     "&lt;b&gt; &amp;amp; &#60;",
     "{{7*7}} ${7*7} javascript:alert(1)",
+    "http://example.com/ //example.com <base href=//example.com>",
+    "<!-- <![CDATA[ <?php <table><td> <plaintext>",
 )
-PLAIN = ("a passage about rivers", "stones in a field", "how glass is made")
+"""As ``PLAIN``, a multiple of five: a text then stands in documents of one part, so that nothing is on both sides."""
+PLAIN = ("rivers run", "stones in a field", "how glass is made", "iron and maple", "a pearl of quartz")
 CANDIDATES = 6
 
 
@@ -112,14 +116,28 @@ def made_run(
     documents: int = 40,
     log: Sequence[str] = (),
     dims: Sequence[int] = (32, 16),
+    said: Mapping[str, Any] = MappingProxyType({}),
+    looks: bool = True,
 ) -> Run:
-    """A run folder whose tuned model puts the right passage first, and whose base puts it second."""
+    """A run folder whose tuned model puts the right passage first, and whose base puts it second.
+
+    Args:
+        path: of the folder.
+        texts: what its texts are made of; as many as a multiple of five.
+        judge: whose ratings it has.
+        documents: how many.
+        log: queries of a log.
+        dims: widths of the vectors.
+        said: what the verdict says otherwise.
+        looks: whether training looked at dev queries.
+    """
     made = tables_of(texts, judge=judge, documents=documents)
     run = Run(path, writable=True)
     run.write_settings(to_toml(resolve({"documents": f"documents {texts[0][:50]}"})))
     ids = [p.passage_id for p in made.passages]
     logged = [
-        Query(f"log#{n}", "", "a task", text, "train", True, "log", f"line {n}, 1 times") for n, text in enumerate(log)
+        Query(f"log#{n}", "", "a task", f"{text} as people ask for it", "train", True, "log", f"line {n}, 1 times")
+        for n, text in enumerate(log)
     ]
     answers = [Judgment(q.query_id, ids[2], 3, 3.0, True, "j", "a") for q in logged]
     held_out = [q for q in made.queries if q.part == "test"]
@@ -130,8 +148,11 @@ def made_run(
     judged = {q: set(ids) for q in qrels}
     scores, verdict = judge_systems(systems, qrels, judged, ids, {}, settings)
     verdict |= {"weights": {"base": 0.1, "tuned": 0.1}, "use": "tuned" if verdict["better"] else "base"}
-    verdict |= {"overlap": {"written": 0.3}, "slices": {"seen": {"queries": 1}}}
-    steps = [{"run": 0, "step": n, "loss": 2 / (n + 1), **({"dev": 0.1 * n} if n % 4 == 3 else {})} for n in range(12)]
+    verdict |= {"overlap": {"written": 0.3}, "slices": {"seen": {"queries": 1}}} | dict(said)
+    steps = [
+        {"run": 0, "step": n, "loss": 2 / (n + 1), **({"dev": 0.1 * n} if looks and n % 4 == 3 else {})}
+        for n in range(12)
+    ]
     story = {"steps": 12, "planned": 20, "texts": 9, "tokens": 99, "seconds": 1.5, "precision": "float32"}
     story |= {"trainable": 5, "parameters": 10, "dev": {}}
 

@@ -59,7 +59,7 @@ def make_examples(
     one.
 
     Args:
-        queries: with their parts.
+        queries: with their parts; those that are out make rows only where no document is held out.
         candidates: the ranks, which say what the lowest-ranked candidate is.
         judgments: the stored grades.
         parts: passage id -> part; None: no document is held out (refit).
@@ -78,7 +78,7 @@ def make_examples(
         graded[j.query_id].append(_Judged(j.passage_id, j.grade, j.score, j.best, rank, base_score))
     for query in queries:
         first = chosen.get(query.query_id, "")
-        if query.query_id in rejected:
+        if query.query_id in rejected or (parts is not None and query.part == "out"):
             continue
         if not first and not _comes_back(mined[query.query_id].get(query.seed_id), settings.round_trip):
             continue

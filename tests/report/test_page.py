@@ -8,7 +8,22 @@ from hypothesis import strategies as st
 
 from tokay.report import charts, figures
 from tokay.report.figures import Line, Point
-from tokay.report.page import Section, anchor, code, cut, escape, fold, hides, name, page, share, signed, table, visible
+from tokay.report.page import (
+    Section,
+    anchor,
+    code,
+    cut,
+    escape,
+    fold,
+    hides,
+    name,
+    page,
+    sentence,
+    share,
+    signed,
+    table,
+    visible,
+)
 
 hostile = st.text(alphabet=st.one_of(st.sampled_from("<>&\"'/= \x00\x1b\u202e\ud800\U000e0041"), st.characters()))
 
@@ -64,6 +79,7 @@ def test_numbers_are_written_one_way() -> None:
         "40\u00a0%",
         "100\u00a0%",
     ]
+    assert sentence("a-b is -0.1 < 3") == "A-b is \u22120.1 &lt; 3"
     assert (signed(0.0694), signed(-0.11)) == ("+0.069", "\u22120.110")
 
 

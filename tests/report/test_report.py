@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from report_data import HOSTILE, made_run
+from report_data import HOSTILE, PLAIN, made_run
 from tokay.report import LARGEST, charts, write_report
 from tokay.report.agreement import pair_of
 from tokay.report.facts import Facts
@@ -139,7 +138,7 @@ def test_nothing_of_the_data_becomes_an_element_or_an_attribute(tmp_path: Path) 
 
 
 def test_a_megabyte_of_text_is_cut_and_says_so(tmp_path: Path) -> None:
-    long = ("word " * 200_000, "x" * 1_000_000, "\"'<&>" * 200_000)
+    long = ("word " * 200_000, "x" * 1_000_000, "\"'<&>" * 200_000, "a b c " * 170_000, "\u202e" * 1_000_000)
     with made_run(tmp_path / "run", texts=long, documents=30, log=long) as run:
         path = write_report(run)
         read = Read(path.read_text())
@@ -150,7 +149,7 @@ def test_a_megabyte_of_text_is_cut_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_page_over_its_size_shows_less_of_each_passage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with made_run(tmp_path / "run", texts=["many words of a passage " * 40]) as run:
+    with made_run(tmp_path / "run", texts=[f"many {one} words of a passage " * 40 for one in PLAIN]) as run:
         whole = write_report(run).stat().st_size
         monkeypatch.setattr("tokay.report.LARGEST", whole - 1)
         assert write_report(run).stat().st_size < whole
@@ -176,15 +175,41 @@ def test_the_judges_are_those_that_the_run_has(tmp_path: Path) -> None:
         pair = pair_of(Facts(run))
         assert pair is not None
         assert pair.names == ("rank by query likelihood (QL)", "rank by relevance (RC)")
-        assert 0 <= pair.apart("p1" + "stones in a field"[:40] + "#0", "p1stones in a field") <= 1
+        assert 0 <= pair.apart("p1stones in a field#0", "p1stones in a field") <= 1
     with made_run(tmp_path / "recorded") as run:
         assert pair_of(Facts(run)) is None
 
 
 def test_a_training_without_looks_says_so(tmp_path: Path) -> None:
-    with made_run(tmp_path / "run") as run:
-        path = run.path / "train" / "metrics.jsonl"
-        steps = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps({k: v for k, v in s.items() if k != "dev"}) + "\n" for s in steps))
+    with made_run(tmp_path / "run", looks=False) as run:
         read = Read(write_report(run).read_text())
     assert "No dev figures on the way" in read.sections["training"]
+
+
+@pytest.mark.parametrize(
+    ("said", "changed", "title", "more"),
+    [
+        (
+            "tuned is not distinguishable from the base: -0.003 nDCG@10 (95 % interval -0.011 to +0.017; p = 0.678); "
+            "658 queries can show a difference of 0.020",
+            {"better": False},
+            "Tuned is not distinguishable from the base: \u22120.003 nDCG@10",
+            "95 % interval \u22120.011 to +0.017; p = 0.678; 658 queries can show a difference of 0.020.",
+        ),
+        ("a new sentence", {"better": False}, "A new sentence", "uses the base model"),
+        (
+            "s",
+            {"people": {"sentence": "people see less", "checked": "as checked"}},
+            "S",
+            "People see less; as checked.",
+        ),
+    ],
+)
+def test_every_verdict_has_its_words(
+    tmp_path: Path, said: str, changed: dict[str, object], title: str, more: str
+) -> None:
+    changed |= {"sentence": said, "use": "tuned" if changed.get("better", True) else "base"}
+    with made_run(tmp_path / "run", said=changed) as run:
+        html = write_report(run).read_text()
+    assert f"<h1>{title}</h1>" in html
+    assert more in Read(html).sections[""]

@@ -42,7 +42,7 @@ def opened() -> Any:
 
 @pytest.fixture(scope="module", params=["plain", "hostile"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    texts = {"plain": PLAIN, "hostile": [*HOSTILE, "W" * 3_000]}[request.param]
+    texts = {"plain": PLAIN, "hostile": [*HOSTILE[:-1], "W" * 3_000]}[request.param]
     with made_run(tmp_path_factory.mktemp("runs") / "run", texts=texts, judge="gecko", log=("rivers",)) as run:
         return request.param, write_report(run)
 

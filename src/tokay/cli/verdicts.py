@@ -8,6 +8,7 @@ from rich.table import Table
 
 from tokay.cli.screen import escape, out, print_wide
 from tokay.decisions import by_hand_in_words
+from tokay.leakage import in_training
 
 
 def print_verdict(verdict: dict[str, Any], title: str) -> None:
@@ -43,7 +44,14 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
         out.print(f"Not used: {', '.join(f'{count} {name}' for name, count in dropped.items())}.")
     if said := by_hand_in_words(verdict):
         out.print(f"{said}.")
+    if "in_training" in verdict:
+        out.print(in_training(verdict["in_training"]), soft_wrap=True)
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
+
+
+def print_leakage(sentence: str) -> None:
+    """What the verdict was checked for, in one line."""
+    out.print(escape(sentence), soft_wrap=True)
 
 
 def print_slices(slices: dict[str, Any]) -> None:

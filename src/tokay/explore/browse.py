@@ -36,7 +36,7 @@ class Filter(BaseModel):
 class PassageFilter(Filter):
     """… of passages."""
 
-    part: Literal["", "train", "dev", "test"] = ""
+    part: Literal["", "train", "dev", "test", "out"] = ""
     use: Literal["", "seed", "positive", "negative", "unused"] = ""
     document: str = ""
 
@@ -44,7 +44,7 @@ class PassageFilter(Filter):
 class QueryFilter(Filter):
     """… of queries; ``sort`` by what tuning gained, where it was measured."""
 
-    part: Literal["", "train", "dev", "test", "seen"] = ""
+    part: Literal["", "train", "dev", "test", "seen", "out"] = ""
     state: Literal["", "judged", "unjudged", "row", "no row", "relabelled"] = ""
     decided: Literal["", "any", "accepted", "rejected", "mended"] = ""
     sort: Literal["", "wins", "losses"] = ""

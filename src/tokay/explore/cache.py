@@ -15,6 +15,7 @@ texts          of passages and queries; ``words_*`` are the indexes of their wor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,9 +27,9 @@ from typing import Any
 
 from tokay.errors import TokayError
 from tokay.explore.words import indexed
+from tokay.leaking import parts_of_run, queries_of_run
 from tokay.progress import Progress, Silent
-from tokay.records import Candidate, Document, Example, Judgment, Part, Passage, Query, Rating, Score
-from tokay.split import parts_of
+from tokay.records import Candidate, Example, Judgment, Part, Passage, Query, Rating, Score
 from tokay.store import Run
 
 FOLDER = "explore"
@@ -144,8 +145,7 @@ class _Build:
         """Passages, and the words of their titles and texts."""
         run = self.run
         if run.is_done("split"):
-            documents = list(run.table("split", "documents", Document))
-            self.part = parts_of(documents, run.table("corpus", "passages", Passage))
+            self.part = parts_of_run(run)
         self.progress.start("indexing passages", run.rows("corpus", "passages"))
         narrow: list[tuple[Any, ...]] = []
         words: list[tuple[int, str]] = []
@@ -175,11 +175,13 @@ class _Build:
         run = self.run
         tables = [("generate", "queries")]
         tables += [("judge", "answered"), ("judge", "gaps")] if run.is_done("judge") else [("generate", "log")]
+        part_of = {q.query_id: q.part for q in queries_of_run(run)}  # which knows what nearly repeats what
         found: dict[str, Query] = {}
         for stage, table in tables:
             for query in run.table(stage, table, Query):
                 self.query.setdefault(query.query_id, len(self.query))
-                found.setdefault(query.query_id, query)
+                part = part_of.get(query.query_id, query.part)
+                found.setdefault(query.query_id, dataclasses.replace(query, part=part))
         rows: dict[str, list[Example]] = defaultdict(list)
         if run.is_done("examples"):
             for example in run.table("examples", "examples", Example):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokay.errors import TokayError
+from tokay.leaking import check_run, refusal
 from tokay.report import data, making, samples, verdict
 from tokay.report.agreement import pair_of
 from tokay.report.data import GECKO_RELABELLED
 from tokay.report.facts import Facts
+from tokay.report.leaks import leaking_page
 from tokay.report.page import page
 from tokay.report.relabelling import relabelling_page
 from tokay.report.suspicion import suspects
@@ -28,7 +31,15 @@ TEXT_CHARS = (700, 240, 60, 0)
 
 
 def write_report(run: Run) -> Path:
-    """Write ``report.html`` from the tables of a finished run; returns its path."""
+    """Write ``report.html`` from the tables of a finished run; returns its path.
+
+    Raises:
+        TokayError: the run's split leaks. The page then says what leaks, and no verdict.
+    """
+    leakage = check_run(run)
+    if leakage.leaks:
+        run.write_text(FILE, leaking_page(run, leakage))
+        raise TokayError(refusal(run, leakage))
     facts = Facts(run)
     pair = pair_of(facts)
     cases = samples.cases_of(facts, pair)
@@ -46,7 +57,7 @@ def write_report(run: Run) -> Path:
         making.cost(run),
         making.settings(run),
     ]
-    header, text = verdict.header(facts), ""
+    header, text = verdict.header(facts, leakage.sentence()), ""
     for chars in TEXT_CHARS:
         records = samples.Records(facts, samples.chosen(facts, found, gain), chars=chars)
         shown = [

@@ -19,8 +19,8 @@ RUNNING_ORDER = (
 ).split()
 """Stages as they follow on each other; the finishing times of one second do not tell."""
 
-TRAININGS = (("initial", "The retriever that mines"), ("train", "The embedder"), ("rerank", "The reranker"))
-"""Stages that train, and what."""
+TRAININGS = (("initial", "The retriever that mines"), ("train", "The embedder"))
+"""Stages that leave a line a step, and what they train."""
 
 SMOOTH = 9
 """Steps over which a loss is averaged, when there are more than four times as many."""
@@ -29,7 +29,7 @@ SMOOTH = 9
 def training(facts: Facts) -> Section:
     """The loss of every step, and what the dev queries said on the way."""
     blocks = [_curves(stage, title, facts.steps(stage)) for stage, title in TRAININGS if facts.run.is_done(stage)]
-    body = "".join(block for block in blocks if block) or "<p>No training left its steps.</p>"
+    body = "".join([*blocks, _reranker(facts.run)]) or "<p>No training left its steps.</p>"
     return Section("training", "Training", f'<div class="figures">{body}</div>{_story(facts)}')
 
 
@@ -52,6 +52,20 @@ def _curves(stage: str, title: str, steps: Sequence[Mapping[str, Any]]) -> str:
         caption = f"{title}: nDCG@10 of dev queries by step"
         drawn += figures.curves(f"dev-{stage}", caption, looks, x="step", y="nDCG@10", dots=True)
     return drawn
+
+
+def _reranker(run: Run) -> str:
+    """What the dev queries said of each reranker on its way; of its losses, the last is kept."""
+    if not run.is_done("rerank"):
+        return ""
+    looks = {f"{story['layers']} layers": story["looks"] for story in run.read_json("rerank", "training")}
+    lines = [
+        Line(label, [step for step, _ in seen], [value for _, value in seen], main=n == 0)
+        for n, (label, seen) in enumerate(looks.items())
+        if seen
+    ]
+    caption = "The reranker: nDCG@10 of dev queries by step"
+    return figures.curves("dev-rerank", caption, lines, x="step", y="nDCG@10", dots=True) if lines else ""
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

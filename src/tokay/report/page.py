@@ -92,6 +92,11 @@ def interval(low: float, high: float) -> str:
     return f"{signed(low)} to {signed(high)}"
 
 
+def sentence(text: str) -> str:
+    """One that another part of the program wrote, as text: a capital at its start, and the minus sign of this page."""
+    return escape(re.sub(r"(?<!\w)-(?=\d)", "\u2212", text[:1].upper() + text[1:]))
+
+
 def p_value(value: float) -> str:
     """Never smaller than is known."""
     return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"

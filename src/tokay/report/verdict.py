@@ -8,6 +8,7 @@ from typing import Any
 
 from tokay.decisions import by_hand_in_words
 from tokay.evaluate.slices import TITLES
+from tokay.leakage import in_training
 from tokay.records import Score
 from tokay.report import charts, figures
 from tokay.report.facts import Facts
@@ -22,6 +23,7 @@ from tokay.report.page import (
     interval,
     note,
     p_value,
+    sentence,
     share,
     signed,
     table,
@@ -31,21 +33,26 @@ from tokay.store import Run
 FLOAT_BYTES = 4
 
 
-def header(facts: Facts) -> str:
-    """The verdict's sentence first, then what it was measured on, and the few figures that matter most."""
+def header(facts: Facts, leakage: str) -> str:
+    """The verdict's sentence first, then what it was measured on, and the few figures that matter most.
+
+    Args:
+        facts: of the run.
+        leakage: what was looked for in its split, as a sentence.
+    """
     run, verdict = facts.run, facts.verdict
     settings = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
     primary = verdict["primary"]
     kind = "better" if verdict["better"] else "worse" if primary["high"] < 0 else ""
     said, _, rest = str(verdict["sentence"]).partition(" (")
-    more = f"<p>{escape(rest.rstrip(')').capitalize())}.</p>" if rest else ""
+    more = f"<p>{sentence(rest.replace(')', '', 1))}.</p>" if rest else ""
     finished = max((entry["finished"] for entry in run.manifest().values()), default="")[:10]
     return (
         f'<header><p class="eyebrow">Tokay · {escape(run.path.name)} · {escape(finished)}</p>'
-        f'<div class="verdict {kind}"><h1>{escape(said[:1].upper() + said[1:])}</h1>{more}</div>'
+        f'<div class="verdict {kind}"><h1>{sentence(said)}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
-        f"{escape(_sentence(verdict['sentence_with_bm25']))}.</p>{_people(verdict)}{_by_hand(verdict)}"
-        f"<p>{_used(run, verdict)}</p>"
+        f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}{_by_hand(verdict)}"
+        f"<p>{sentence(leakage)}.</p><p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
         + (
@@ -60,16 +67,12 @@ def header(facts: Facts) -> str:
 def _people(verdict: Mapping[str, Any]) -> str:
     """What people may expect, and how far that was checked; runs of older versions have none."""
     people = verdict.get("people")
-    return f"<p>{escape(_sentence(people['sentence']))}; {escape(people['checked'])}.</p>" if people else ""
+    return f"<p>{sentence(people['sentence'])}; {escape(people['checked'])}.</p>" if people else ""
 
 
 def _by_hand(verdict: Mapping[str, Any]) -> str:
     said = by_hand_in_words(verdict)
     return f"<p>{escape(said)}.</p>" if said else ""
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _used(run: Run, verdict: Mapping[str, Any]) -> str:
@@ -188,7 +191,7 @@ def _about(verdict: Mapping[str, Any]) -> str:
     shares: Mapping[str, float] = verdict.get("overlap", {})
     overlap = "; ".join(f"{name} queries {share(value)}" for name, value in shares.items())
     return note(
-        f"{escape(_sentence(verdict['can_show']))} (80 % power). Differences: paired randomisation test and bootstrap "
+        f"{sentence(verdict['can_show'])} (80 % power). Differences: paired randomisation test and bootstrap "
         "interval, queries of one passage kept together; intervals of single systems overlap more than their paired "
         "differences do. judged@10: share of the top ten that the LLM graded; what it did not grade counts as not "
         "relevant, so a low share means that the system may be better than it looks. Weight of BM25, learned on "
@@ -231,7 +234,7 @@ def reranker(run: Run) -> Section:
     return Section(
         "reranker",
         "Reranker",
-        f"<p>{escape(_sentence(verdict['sentence']))}.{used}</p>"
+        f"<p>{sentence(verdict['sentence'])}.{used}</p>"
         + table("The ranking without and with a reranker", head, rows)
         + note(
             f"{verdict['layers']} layers, {escape(verdict['backend'])}; it reads {verdict['read']:.1f} of at most "
@@ -255,10 +258,11 @@ def own_queries(facts: Facts) -> Section:
     return Section(
         "own-queries",
         "Your own queries",
-        f"<p><strong>{escape(_sentence(verdict['sentence']))}.</strong></p>"
+        f"<p><strong>{sentence(verdict['sentence'])}.</strong></p>"
         f'<div class="figures">'
         f"{figures.points('own', 'nDCG@10 on your own queries, with 95 % intervals', drawn, x='nDCG@10')}</div>"
         + _table_of("Systems on your own queries", verdict, full=facts.full)
         + (f"<p>Not used: {escape(dropped)}.</p>" if dropped else "")
+        + (f"<p>{escape(in_training(verdict['in_training']))}</p>" if "in_training" in verdict else "")
         + _about(verdict),
     )

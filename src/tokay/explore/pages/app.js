@@ -179,7 +179,7 @@ async function list(spec, query) {
 
 const missing = (stage) => (about && !about.stages[stage] ? `the run has not come to ${stage}` : "");
 
-const PARTS = [["", "all"], ["train", "training"], ["dev", "dev"], ["test", "held out"]];
+const PARTS = [["", "all"], ["train", "training"], ["dev", "dev"], ["test", "held out"], ["out", "left out: repeats another"]];
 
 function passages(query) {
   return list({
@@ -475,7 +475,7 @@ async function map() {
 function drawMap(found) {
   const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
   // Okabe and Ito's colours, which people who see few colours can tell apart
-  const PART = { train: "#0072b2", dev: "#e69f00", test: "#d55e00", "": "#0072b2" };
+  const PART = { train: "#0072b2", dev: "#e69f00", test: "#d55e00", out: "#8a8f96", "": "#0072b2" };
   const tip = el("div", { class: "tip", hidden: true });
   const frames = ["before", "after"].map((side) => ({ side, canvas: el("canvas", { role: "img",
     "aria-label": `Map of ${found.n.length} passages as the ${side === "before" ? "base" : "tuned"} model places them; the table below says which ones changed most` }) }));
@@ -522,7 +522,7 @@ function drawMap(found) {
       return el("span", {}, mark, text);
     };
     legend.replaceChildren(...(colour === "kept" ? [0, 0.5, 1].map((share) => dot(shade(share), `${Math.round(share * most)} of ${most} nearest kept`))
-      : colour === "part" ? [dot(PART.train, "training"), dot(PART.dev, "dev"), dot(PART.test, "held out")]
+      : colour === "part" ? [dot(PART.train, "training"), dot(PART.dev, "dev"), dot(PART.test, "held out"), dot(PART.out, "left out")]
         : [dot("#d55e00", "queries were written for it"), dot("#8a8f96", "none")]));
   }
 
