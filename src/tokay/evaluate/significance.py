@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ SPREAD = 0.26
 alike: on Python's manual, 658 queries had a standard error of 0.0101 (docs/log.md)."""
 POWER = 1.960 + 0.842
 """Standard errors that are found at 5 % with 80 % power: quantiles 0.975 and 0.8 of the normal distribution."""
+NORMAL = statistics.NormalDist()
+_OUT_OF_REACH = 10
+"""Times that a difference may be below what can be seen to be worth a figure: that takes 100 times the queries."""
 _CELLS = 4_000_000
 """Random numbers held at a time."""
 
@@ -53,7 +57,8 @@ def compare(
 
     The p-value is Fisher's paired randomisation test: the share, (1 + n) / (1 + resamples), of random sign flips of
     the groups' summed differences that are at least as large as the one observed (Smucker, Allan and Carterette,
-    CIKM 2007). The interval is the percentile bootstrap over groups of sum of differences / number of queries.
+    CIKM 2007). The interval is the percentile bootstrap over groups of sum of differences / number of queries, its
+    percentiles moved out by ``widening``.
     ``detectable`` is (1.960 + 0.842) standard errors, the error being that of the ratio of sums over groups.
 
     Neither the order of the queries nor which system is called ``a`` changes the result, its sign aside. A single
@@ -96,8 +101,8 @@ def compare(
     )
 
 
-def sentence(comparison: Comparison, name: str, *, against: str = "the base") -> str:
-    """The verdict in words: better, worse, or not distinguishable and what would be."""
+def sentence(comparison: Comparison, name: str, *, against: str = "the base", end: str = "") -> str:
+    """The verdict in words: better, worse, or not distinguishable and what would be (``end``, or ``can_show``)."""
     c = comparison
     p = "p < 0.001" if c.p_value < 0.001 else f"p = {c.p_value:.3f}"
     interval = f"95 % interval {c.low:+.3f} to {c.high:+.3f}"
@@ -108,8 +113,9 @@ def sentence(comparison: Comparison, name: str, *, against: str = "the base") ->
             f"{name} is {word} than {against} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to "
             f"{c.mean_a:.3f}; {interval}; {p})"
         )
-    return f"{name} is not distinguishable from {against}: {c.difference:+.3f} nDCG@10 ({interval}; {p}); " + can_show(
-        c
+    return (
+        f"{name} is not distinguishable from {against}: {c.difference:+.3f} nDCG@10 ({interval}; {p}); "
+        f"{end or can_show(c)}"
     )
 
 
@@ -123,6 +129,24 @@ def can_show(comparison: Comparison) -> str:
     if not comparison.detectable:
         return f"both rank all {comparison.queries} queries alike"
     return f"{comparison.queries} queries can show a difference of {comparison.detectable:.3f}"
+
+
+def needed(comparison: Comparison, difference: float) -> int:
+    """About how many queries like these would show a difference with 80 % power: the error falls with their root."""
+    return math.ceil(comparison.queries * (comparison.detectable / difference) ** 2) if difference else 0
+
+
+def cannot_see(comparison: Comparison) -> str:
+    """What these queries are too few for, and how many would show what they hint at, in words."""
+    c, size = comparison, abs(comparison.difference)
+    if not c.detectable:
+        return can_show(c)
+    said = f"with {c.queries:,} queries a difference under {c.detectable:.3f} cannot be seen"
+    if c.detectable >= 1:
+        return f"{said}: write queries for more passages"
+    if size < c.detectable / _OUT_OF_REACH:
+        return f"{said}, and one of {size:.3f} not with {_OUT_OF_REACH**2} times as many"
+    return f"{said}: about {needed(c, size):,} would show one of {size:.3f}" if size < c.detectable else said
 
 
 def _by_group(
@@ -140,7 +164,7 @@ def _by_group(
 
 def _flipped(sums: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     parts = []
-    for count in _portions(resamples, len(sums)):
+    for count in portions(resamples, len(sums)):
         signs = rng.integers(0, 2, size=(count, len(sums)), dtype=np.int8)
         parts.append((2.0 * signs - 1.0) @ sums)
     return np.concatenate(parts)
@@ -149,12 +173,13 @@ def _flipped(sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
 def _interval(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """2.5 and 97.5 % of resampled mean differences, drawn as if the difference were positive: swapping negates them."""
+    """Widened percentiles of resampled mean differences, as if the difference were positive: swapping negates them."""
     if math.fsum(sums) < 0:
         low, high = _interval(-sums, sizes, resamples, rng)
         return -high, -low
     order = np.lexsort((sizes, sums))
-    low, high = np.quantile(_resampled(sums[order], sizes[order], resamples, rng), [0.025, 0.975])
+    tail = NORMAL.cdf(NORMAL.inv_cdf(0.025) * widening(len(sums)))
+    low, high = np.quantile(_resampled(sums[order], sizes[order], resamples, rng), [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -162,12 +187,26 @@ def _resampled(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     parts = []
-    for count in _portions(resamples, len(sums)):
+    for count in portions(resamples, len(sums)):
         drawn = rng.integers(0, len(sums), size=(count, len(sums)))
         parts.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     return np.concatenate(parts)
 
 
-def _portions(resamples: int, width: int) -> list[int]:
+def widening(groups: int) -> float:
+    """How much wider than the bootstrap's an interval over so many groups has to be: sqrt(n / (n - 1)) t / z.
+
+    A resample varies less than a new sample does, and its error is itself an estimate; t is Student's 97.5 % quantile
+    with n - 1 degrees of freedom, by its expansion in 1 / (n - 1) (Abramowitz and Stegun, 26.7.5), and z the normal
+    one (Hesterberg, The American Statistician 2015, section 4.3: the expanded percentile interval).
+    """
+    z, v = NORMAL.inv_cdf(0.975), groups - 1
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    return math.sqrt(groups / v) * t / z
+
+
+def portions(resamples: int, width: int) -> list[int]:
+    """Resamples in parts that fit into memory, each with ``width`` random numbers."""
     size = max(1, _CELLS // max(1, width))
     return [min(size, resamples - start) for start in range(0, resamples, size)]
