@@ -17,14 +17,16 @@ import pytest
 
 import tokay
 from command import call
+from exploring import exploring, opened
 from fake_llm import FakeLLM
 from made_tasks import own_pairs
 from tiny import WORDS, tiny_base
 from tokay import cli
 from tokay.evaluate.verdict import judge_systems
+from tokay.finder import search_run
 from tokay.leaking import queries_of_run
 from tokay.pipeline import model_folder
-from tokay.records import Candidate, Document, Example, Judgment, Passage, Query, Score, sha256_text
+from tokay.records import Candidate, Decision, Document, Example, Judgment, Passage, Query, Score, sha256_text
 
 HOSTILE = '<script>alert("x")</script> </pre> \u202e [bold]not markup[/bold] '
 FAST = [
@@ -187,6 +189,19 @@ def test_search_report_and_trace(run: Path, capsys: pytest.CaptureFixture[str]) 
     (run / "report.html").unlink()
     assert call("report", run) == 0
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_page_finds_what_the_command_finds(run: Path, tmp_path: Path, hybrid: bool) -> None:
+    with exploring(run, tmp_path) as address, opened(address) as client:
+        assert client.get("/api/run").json()["search"] == ""
+        found = client.get("/api/search", params={"text": "alpha river", "top": "9", "hybrid": str(int(hybrid))}).json()
+    answer = search_run(tokay.open_run(run), "alpha river", top=9, hybrid=hybrid)
+    for side, expected in (("base", answer.base), ("tuned", answer.tuned)):
+        assert [hit["passage_id"] for hit in found[side]] == [one.passage.passage_id for one in expected]
+        other = "tuned" if side == "base" else "base"
+        assert [hit[other] or 0 for hit in found[side]] == [one.other_rank for one in expected]
+    assert found["use"] == answer.use
 
 
 @pytest.mark.parametrize("words", [(), ("--hybrid",)])
@@ -503,3 +518,51 @@ def test_a_run_that_loses_general_ability_warns(
     wrong = ("--set", f"guard.sets=['{tmp_path / 'gone'}']")
     assert call("distill", material / "docs.jsonl", *arguments, *wrong) == 1
     assert "there is no folder or file" in capsys.readouterr().err
+
+
+def test_what_people_decide_makes_the_rows_again_and_stands_in_report_and_verdict(
+    run: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    store = tokay.open_run(out)
+    queries = {q.query_id: q for q in store.table("generate", "queries", Query)}
+    before = list(store.table("examples", "examples", Example))
+    train = [e for e in before if e.part == "train"]
+    held = next(q for q in queries.values() if q.part == "test" and q.judged)
+    moved = next(e for e in train if e.negative_ids)
+
+    def decide(name: str, query_id: str, action: Any, passage_id: str = "", grade: int = -1, undoes: str = "") -> None:
+        text = {p.passage_id: p.sha256 for p in store.table("corpus", "passages", Passage)}.get(passage_id, "")
+        made = Decision(name, query_id, sha256_text(queries[query_id].text), action, passage_id, text, grade, undoes)
+        store.decide(lambda _: made)
+
+    decide("1", moved.query_id, "positive", moved.negative_ids[0])
+    dropped = next(e for e in train if e.query_id != moved.query_id)
+    decide("2", dropped.query_id, "reject")
+    decide("3", held.query_id, "grade", held.seed_id, 1)
+    assert call("train", out, "--out", tmp_path / "model") == 0  # from the decisions, before the table has them
+    assert weights(tmp_path / "model") != weights(run / "train" / "model")
+    again = ("distill", material / "docs.jsonl", "--llm", f"recorded:{material / 'recording'}", "--base", tiny_base())
+    labels = ("--queries", material / "queries.tsv", "--qrels", material / "qrels.tsv")
+    capsys.readouterr()
+    assert call(*again, "--out", out, *labels, *FAST) == 0
+    said = capsys.readouterr()
+    for stage, state in (("judge", "unchanged"), ("mine", "unchanged"), ("examples", "done"), ("train", "done")):
+        assert f"{stage}: {state}" in said.err
+    assert "1 grades of held-out queries were given by hand, and 0 held-out queries were left out" in " ".join(
+        said.out.split()
+    )
+    assert weights(tmp_path / "model") == weights(out / "train" / "model")
+    after = list(store.table("examples", "examples", Example))
+    assert next(e for e in after if e.query_id == moved.query_id).positive_id == moved.negative_ids[0]
+    assert dropped.query_id not in {e.query_id for e in after}
+    html = (out / "report.html").read_text()
+    assert re.search(r"rejected</th><td class=\"n\">1<", html)
+    assert "were given by hand" in html
+    for name in ("1", "2", "3"):
+        decide(f"not {name}", moved.query_id, "undo", undoes=name)
+    assert call(*again, "--out", out, *labels, *FAST) == 0
+    assert list(store.table("examples", "examples", Example)) == before
+    assert "given by hand" not in (out / "report.html").read_text()
+    assert "By hand" not in (out / "report.html").read_text()

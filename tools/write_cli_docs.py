@@ -21,6 +21,7 @@ COMMANDS = (
     "runs",
     "benchmark",
     "report",
+    "explore",
     "trace",
     *LEDGER,
     "cost",

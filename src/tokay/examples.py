@@ -9,7 +9,8 @@ percpos               best grade, at least 2                         that the ba
                                                                      (NV-Retriever, 2407.15831)
 ====================  =============================================  ===============================================
 
-The seed does not win by default. Every passage of grade >= 2 is kept off the negatives, whatever the policy.
+The seed does not win by default. A positive that a person chose comes before the policy's (``tokay.decisions``).
+Every passage of grade >= 2 is kept off the negatives, whatever the policy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from tokay.records import Candidate, Example, Judgment, Part, Query
 from tokay.settings import ExampleSettings
@@ -46,6 +48,9 @@ def make_examples(
     judgments: Iterable[Judgment],
     parts: Mapping[str, Part] | None,
     settings: ExampleSettings,
+    *,
+    chosen: Mapping[str, str] = MappingProxyType({}),
+    rejected: Collection[str] = (),
 ) -> Iterator[Example]:
     """Rows for every query that some passage of its own part answers.
 
@@ -59,6 +64,9 @@ def make_examples(
         judgments: the stored grades.
         parts: passage id -> part; None: no document is held out (refit).
         settings: of the examples stage.
+        chosen: query id -> the positive that a person chose, which has a judgment of grade >= 2; where it is not of
+            the query's part, the policy decides.
+        rejected: ids of queries that a person left out.
     """
     mined: dict[str, dict[str, Candidate]] = defaultdict(dict)
     for candidate in candidates:
@@ -69,14 +77,15 @@ def make_examples(
         rank, base_score = (found.rank, found.base_score) if found else (_LAST, 0.0)
         graded[j.query_id].append(_Judged(j.passage_id, j.grade, j.score, j.best, rank, base_score))
     for query in queries:
-        if parts is not None and query.part == "out":
+        first = chosen.get(query.query_id, "")
+        if query.query_id in rejected or (parts is not None and query.part == "out"):
             continue
-        if not _comes_back(mined[query.query_id].get(query.seed_id), settings.round_trip):
+        if not first and not _comes_back(mined[query.query_id].get(query.seed_id), settings.round_trip):
             continue
         known = graded.get(query.query_id, [])
-        usable = [j for j in known if parts is None or _same_side(parts[j.passage_id], query.part)]
+        usable = [j for j in known if parts is None or same_side(parts[j.passage_id], query.part)]
         relevant = [j.passage_id for j in known if j.grade >= RELEVANT]
-        for positive in _positives(query, usable, settings) if known else filter(None, [query.seed_id]):
+        for positive in _positives(query, usable, settings, first) if known else filter(None, [query.seed_id]):
             yield Example(
                 query_id=query.query_id,
                 task=query.task,
@@ -92,7 +101,8 @@ def make_examples(
             )
 
 
-def _same_side(passage: Part, query: Part) -> bool:
+def same_side(passage: Part, query: Part) -> bool:
+    """Whether a passage of one part may stand in the row of a query of another."""
     return (passage == "test") == (query == "test") and (query == "test" or passage in ("train", query))
 
 
@@ -101,14 +111,15 @@ def _comes_back(seed: Candidate | None, k: int) -> bool:
     return not k or seed is None or 0 < (seed.initial_rank or seed.base_rank) <= k
 
 
-def _positives(query: Query, usable: Sequence[_Judged], settings: ExampleSettings) -> list[str]:
+def _positives(query: Query, usable: Sequence[_Judged], settings: ExampleSettings, first: str) -> list[str]:
     """The best passages, best first; none where nothing answers, since such a query would teach noise."""
     if not settings.relabel:
-        return [query.seed_id] if query.seed_id else []
+        own = first if any(j.passage_id == first for j in usable) else query.seed_id
+        return [own] if own else []
     if settings.policy == "gecko":
-        order = sorted(usable, key=lambda j: (not j.best, -j.score, j.rank, j.passage_id))
+        order = sorted(usable, key=lambda j: (j.passage_id != first, not j.best, -j.score, j.rank, j.passage_id))
     else:
-        order = sorted(usable, key=lambda j: (-j.grade, not j.best, j.rank, j.passage_id))
+        order = sorted(usable, key=lambda j: (j.passage_id != first, -j.grade, not j.best, j.rank, j.passage_id))
         order = [j for j in order if j.grade >= RELEVANT]
     return [j.passage_id for j in order[:1] + [j for j in order[1 : settings.positives] if j.grade >= RELEVANT]]
 

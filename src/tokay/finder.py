@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from tokay.search.hybrid import DEPTH, Hybrid, pools_of
 from tokay.search.index import Index, Match, Searcher, check_queries, entry_of
 from tokay.search.reranker import ABOUT, FOLDER, About, Reranker, read_about
 from tokay.store import Run
+
+Ranked = tuple[int, float]
+"""A passage's row in the corpus, and its score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,65 @@ class Answer:
     sentence: str
 
 
+class RunSearcher:
+    """A finished run's base and tuned model over the vectors that it left, loaded once for many queries.
+
+    Args:
+        run: a finished run.
+
+    Raises:
+        TokayError: a run that has not come to its verdict, or one of its models is gone.
+    """
+
+    def __init__(self, run: Run) -> None:
+        from tokay import Embedder  # says which extra is missing
+        from tokay.vectors import with_cut
+
+        self.verdict: dict[str, Any] = run.read_json("evaluate", "verdict")
+        self._run = run
+        chosen = run.read_json("vectors", "cut")
+        made = "refit" if run.is_done("refit") else "train"
+        self.vectors = {
+            "base": run.path / "vectors" / "base.npy",
+            "tuned": run.path / ("evaluate" if made == "train" else made) / "tuned.npy",
+        }
+        self.models = {
+            "base": with_cut(Embedder.load(chosen["base"]), chosen["cut"]),
+            "tuned": Embedder.load(run.path / made / "model"),
+        }
+
+    @functools.cached_property
+    def bm25(self) -> BM25:
+        """Of the run's passages."""
+        return BM25.load(self._run.path / "evaluate" / "bm25")
+
+    def rank(self, query: str, *, hybrid: bool = False, weight: float | None = None) -> dict[str, list[Ranked]]:
+        """The first ``DEPTH`` passages of each model by their row in the corpus, with scores, best first.
+
+        Args:
+            query: as a person would type it.
+            hybrid: each model with BM25, by the weight that the run learned.
+            weight: of BM25, in place of that one; it implies ``hybrid``.
+
+        Raises:
+            TokayError: an empty query, or a weight that cannot be one.
+        """
+        check_queries([query], DEPTH, hybrid=hybrid, weight=weight)
+        hybrid = hybrid or weight is not None
+        hybrids = self._run.read_json("evaluate", "hybrid") if hybrid else {}
+        ranked: dict[str, list[Ranked]] = {}
+        for name, model in self.models.items():
+            vectors = np.load(self.vectors[name], mmap_mode="r")
+            asked = unit(model.encode([query], kind="query"))
+            ranking = top_k(asked, vectors, DEPTH)
+            if hybrid:
+                pools = pools_of(ranking, self.bm25, [query], asked, vectors, depth=DEPTH)
+                ranking = Hybrid.from_json(hybrids[name]).weighing(weight).rank(list(pools), DEPTH)
+            found = zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True)
+            ranked[name] = [(row, score) for row, score in found if row >= 0]
+        return ranked
+
+
 def search_run(run: Run, query: str, *, top: int, hybrid: bool = False, weight: float | None = None) -> Answer:
     """Rank the run's passages for one query.
 
@@ -57,39 +120,16 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool = False, weight: 
     Raises:
         TokayError: an empty query, a weight that cannot be one, or a run that has not come to its verdict.
     """
-    from tokay import Embedder  # says which extra is missing
-    from tokay.vectors import with_cut
-
     check_queries([query], top, hybrid=hybrid, weight=weight)
-    hybrid = hybrid or weight is not None
-    verdict: dict[str, Any] = run.read_json("evaluate", "verdict")
-    chosen = run.read_json("vectors", "cut")
-    made = "refit" if run.is_done("refit") else "train"
-    sides = {
-        "base": (with_cut(Embedder.load(chosen["base"]), chosen["cut"]), run.path / "vectors" / "base.npy"),
-        "tuned": (
-            Embedder.load(run.path / made / "model"),
-            run.path / ("evaluate" if made == "train" else made) / "tuned.npy",
-        ),
-    }
-    bm25 = BM25.load(run.path / "evaluate" / "bm25") if hybrid else None
-    hybrids = run.read_json("evaluate", "hybrid") if hybrid else {}
-    ranked: dict[str, list[tuple[int, float]]] = {}
-    for name, (model, path) in sides.items():
-        vectors = np.load(path, mmap_mode="r")
-        asked = unit(model.encode([query], kind="query"))
-        ranking = top_k(asked, vectors, DEPTH)
-        if bm25 is not None:
-            pools = pools_of(ranking, bm25, [query], asked, vectors, depth=DEPTH)
-            ranking = Hybrid.from_json(hybrids[name]).weighing(weight).rank(list(pools), DEPTH)
-        ranked[name] = [(i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0]
+    searcher = RunSearcher(run)
+    ranked = searcher.rank(query, hybrid=hybrid, weight=weight)
     shown = {i for found in ranked.values() for i, _ in found[:top]}
     passages = {i: p for i, p in enumerate(run.table("corpus", "passages", Passage)) if i in shown}
     found = {
         name: _found(ranked[name][:top], ranked[other], passages)
         for name, other in (("base", "tuned"), ("tuned", "base"))
     }
-    return Answer(found["base"], found["tuned"], verdict["use"], verdict["sentence"])
+    return Answer(found["base"], found["tuned"], searcher.verdict["use"], searcher.verdict["sentence"])
 
 
 def search_index(

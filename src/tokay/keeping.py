@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tokay import open_run
 from tokay.copies import apart
+from tokay.decisions import decided_in, judgments_of
 from tokay.errors import TokayError
 from tokay.evaluate.slices import SEEN, TITLES, UNSEEN, slice_of
 from tokay.evaluate.verdict import qrels_of
@@ -43,7 +44,7 @@ from tokay.models.two_sides import (
     write_router,
 )
 from tokay.progress import Progress, Silent
-from tokay.records import Judgment, Passage, Query, Read
+from tokay.records import Passage, Query, Read
 from tokay.search.dense import top_k, unit
 from tokay.settings import Settings
 from tokay.split import is_seen, seen_share
@@ -135,9 +136,10 @@ def read_material(
     passages = list(run.table("corpus", "passages", Passage))
     ids = [p.passage_id for p in passages]
     side = parts_of_run(run)
-    queries = _with_seen(queries_of_run(run), settings)
-    judgments = run.table("judge", "judgments", Judgment)
-    qrels, _ = qrels_of(queries, judgments, relevant_grade=settings.evaluate.relevant_grade)
+    decided = decided_in(run)
+    written = [q for q in queries_of_run(run) if q.query_id not in decided.rejected]
+    queries = _with_seen(written, settings)
+    qrels, _ = qrels_of(queries, judgments_of(run, decided), relevant_grade=settings.evaluate.relevant_grade)
     parts = _parts(queries, qrels, {p.passage_id: p.document_id for p in passages})
     given = [Read("query", one.query_id, one.text) for one in parts["train"]]
     given += [Read("candidate", i, "") for i in ids if side[i] == "train"]

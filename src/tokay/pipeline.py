@@ -28,6 +28,7 @@ from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.copies import bundles_of, copies_of
 from tokay.corpus import Source, open_corpus, write_corpus
+from tokay.decisions import Decided, by_hand, decided_in, judgments_of
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
 from tokay.evaluate.general import check_general, is_local, local_path, plan_of, read_general, said_of, unreachable
@@ -86,11 +87,12 @@ CODE: dict[str, tuple[str, ...]] = {
     "vectors": ("tokay.vectors", "tokay.models", "tokay.search.dense", "tokay.evaluate.metrics"),
     "mine": ("tokay.mine", "tokay.search", "tokay.records"),
     "judge": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
-    "examples": ("tokay.examples", "tokay.copies", "tokay.records"),
-    "relabel": ("tokay.relabel", "tokay.records"),
+    "examples": ("tokay.examples", "tokay.decisions", "tokay.copies", "tokay.records"),
+    "relabel": ("tokay.relabel", "tokay.decisions", "tokay.records"),
     "train": ("tokay.train", "tokay.models"),
     "evaluate": (
         "tokay.evaluate",
+        "tokay.decisions",
         "tokay.search",
         "tokay.models",
         "tokay.vectors",
@@ -795,18 +797,20 @@ class _Distillation:
     def examples(self) -> None:
         def work(out: StageOutput) -> None:
             out.write("examples", Example, self.rows_of(self.parts()))
+            if self.decided.key or self.decided.stale:
+                counts = self.decided.counts({q.query_id: q.part for q in self.queries()})
+                out.write_json("decisions", {**self.decided.key, "counts": counts})
 
-        key = self.settings.examples.model_dump(mode="json")
+        key = {**self.settings.examples.model_dump(mode="json"), **self.decided.key}
         self.stage("examples", work, settings=key, reads=("corpus", "split", "generate", "mine", "judge"))
 
     def rows_of(self, parts: Mapping[str, Part] | None) -> Iterator[Example]:
-        return make_examples(
-            self.queries(),
-            self.store.table("mine", "candidates", Candidate),
-            self.store.table("judge", "judgments", Judgment),
-            parts,
-            self.settings.examples,
-        )
+        return rows_of(self.store, self.queries(), parts, self.settings.examples, self.decided)
+
+    @functools.cached_property
+    def decided(self) -> Decided:
+        """What people decided, as it stands when the judgments are there; a later decision waits for the next start."""
+        return decided_in(self.store)
 
     def train(self) -> None:
         settings = self.settings.train
@@ -884,6 +888,7 @@ class _Distillation:
         key = {
             **self.settings.train.model_dump(mode="json"),
             **self.settings.examples.model_dump(mode="json"),
+            **self.decided.key,
             "base": self.base_print,
             "mixture": self.mixture_print,
         }
@@ -916,10 +921,10 @@ class _Distillation:
                 "tuned": np.load(out.path / "tuned.npy", mmap_mode="r"),
             }
             self.progress.start("comparing", None)
-            queries = list(self.queries())
+            queries = [q for q in self.queries() if q.query_id not in self.decided.rejected]
             qrels, judged = qrels_of(
                 queries,
-                self.store.table("judge", "judgments", Judgment),
+                judgments_of(self.store, self.decided),
                 relevant_grade=settings.relevant_grade,
             )
 
@@ -965,6 +970,7 @@ class _Distillation:
                 systems, test_qrels, judged, ids, {q.query_id: q.seed_id or q.query_id for q in test}, settings
             )
             verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
+            verdict |= by_hand(self.decided, {q.query_id: q.part for q in self.queries()})
             verdict["overlap"] = learned["base"][1].get("overlap", {})
             sliced: dict[str, Part] = {SEEN: "seen", UNSEEN: "test"}
             verdict["slices"] = {name: self.slice(part, queries, qrels, side, ids) for name, part in sliced.items()}
@@ -983,6 +989,7 @@ class _Distillation:
             **settings.model_dump(mode="json"),
             "hybrid": self.settings.hybrid.model_dump(mode="json"),
             "base": self.base_print,
+            **self.decided.key,
         }
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
@@ -1163,7 +1170,7 @@ class _Relabelling(_Distillation):
         settings = self.settings.relabel
 
         def work(out: StageOutput) -> None:
-            found = list(changes_of(self.labels_read(), self.store.table("judge", "judgments", Judgment)))
+            found = list(changes_of(self.labels_read(), judgments_of(self.store, self.decided)))
             out.write("changes", Change, found)
             out.write_json("summary", summary_of(found))
             kept = relabelled(found, settings)
@@ -1171,12 +1178,44 @@ class _Relabelling(_Distillation):
             write_beir(out.path / "beir", self.passages(), texts, kept, split=settings.split)
 
         reads = ("corpus", "generate", "judge")
-        self.stage("relabel", work, settings=settings.model_dump(mode="json"), reads=reads)
+        key = {**settings.model_dump(mode="json"), **self.decided.key}
+        self.stage("relabel", work, settings=key, reads=reads)
 
 
 def model_folder(run: Run) -> Path:
     """The model that the verdict recommends: the refitted or the tuned one, or the base when tuning did not help."""
     return run.path / "model"
+
+
+def rows_of(
+    run: Run, queries: Iterable[Query], parts: Mapping[str, Part] | None, settings: ExampleSettings, decided: Decided
+) -> Iterator[Example]:
+    """A run's training rows, with what people decided; ``parts`` as of ``make_examples``."""
+    return make_examples(
+        queries,
+        run.table("mine", "candidates", Candidate),
+        judgments_of(run, decided),
+        parts,
+        settings,
+        chosen=decided.chosen,
+        rejected=decided.rejected,
+    )
+
+
+def rows_now(run: Run, settings: ExampleSettings) -> Iterator[Example]:
+    """The rows of the examples table; where people decided otherwise since, those that come of it."""
+    table, decided = run.table("examples", "examples", Example), decided_in(run)
+    if decided.key == decisions_read(run):
+        return table
+    queries, parts = queries_of_run(run), parts_of_run(run)
+    return rows_of(run, queries, parts, settings, decided)
+
+
+def decisions_read(run: Run) -> dict[str, str]:
+    """The key of the decisions that the examples table was made with; none: an empty one."""
+    if "decisions.json" not in run.manifest()["examples"]["outputs"]:
+        return {}
+    return {name: value for name, value in run.read_json("examples", "decisions").items() if name == "decisions"}
 
 
 def run_source(rows: Sequence[Example], passages: Iterable[Passage], settings: TrainSettings) -> Any:
@@ -1235,8 +1274,9 @@ def dev_set_of(run: Run, queries: Iterable[Query], *, relevant_grade: int) -> An
     """
     from tokay.train.dev import DevSet
 
-    asked = [q for q in queries if q.part == "dev"]
-    qrels, _ = qrels_of(asked, run.table("judge", "judgments", Judgment), relevant_grade=relevant_grade)
+    decided = decided_in(run)
+    asked = [q for q in queries if q.part == "dev" and q.query_id not in decided.rejected]
+    qrels, _ = qrels_of(asked, judgments_of(run, decided), relevant_grade=relevant_grade)
     texts = {q.query_id: q.text for q in asked if q.query_id in qrels}
     if len(texts) < 2:
         return None

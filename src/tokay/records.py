@@ -26,6 +26,10 @@ Part = Literal["train", "dev", "test", "seen", "out"]
 a query that nearly repeats one of a stricter part: nothing is trained, chosen or measured with it."""
 
 
+Action = Literal["accept", "reject", "positive", "grade", "undo"]
+"""Of a person's decision."""
+
+
 class Record(Protocol):
     """Any of the frozen dataclasses below."""
 
@@ -197,6 +201,28 @@ class Read:
     role: Role
     item_id: str
     text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided about one query, in ``decisions.jsonl``; later ones stand over earlier ones.
+
+    ``accept`` keeps the positive that the query has, ``positive`` takes another passage, ``grade`` gives a passage one,
+    ``reject`` leaves the query out, ``undo`` takes the decision ``undoes`` back. The hashes are those of the texts
+    that were looked at: a decision about another text is not used. ``made`` is UTC, ISO 8601.
+    """
+
+    decision_id: str
+    query_id: str
+    query_sha256: str
+    action: Action
+    passage_id: str = ""
+    passage_sha256: str = ""
+    grade: int = -1
+    undoes: str = ""
+    made: str = ""
+    who: str = ""
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

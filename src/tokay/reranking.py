@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay import open_run
+from tokay.decisions import decided_in, judgments_of
 from tokay.errors import TokayError
 from tokay.evaluate.rerank import Read, as_ranking, calibration, choose_rule, rows_of
 from tokay.evaluate.verdict import qrels_of
@@ -22,8 +23,9 @@ from tokay.leakage import reads_of
 from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
+from tokay.pipeline import rows_now
 from tokay.progress import Progress, Silent
-from tokay.records import Example, Hit, Judgment, Passage, Query
+from tokay.records import Example, Hit, Passage, Query
 from tokay.records import Read as Given
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
@@ -100,7 +102,8 @@ class RunView:
         self.ids = [p.passage_id for p in self.passages]
         self.texts = [written(p.text, p.title) for p in self.passages]
         self.parts = parts_of_run(run)
-        self.queries = queries_of_run(run)
+        self.decided = decided_in(run)
+        self.queries = [q for q in queries_of_run(run) if q.query_id not in self.decided.rejected]
         self.vectors: NDArray[np.floating] = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
         self.hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
         self.bm25 = BM25.load(run.path / "evaluate" / "bm25")
@@ -121,7 +124,7 @@ class RunView:
 
     def examples(self) -> list[Example]:
         """The training part's rows."""
-        return [e for e in self.run.table("examples", "examples", Example) if e.part == "train"]
+        return [e for e in rows_now(self.run, self.settings.examples) if e.part == "train"]
 
     def open_passages(self) -> dict[str, tuple[str, str]]:
         """Title and text of the training part: what negatives are drawn from."""
@@ -155,7 +158,7 @@ class RunView:
         settings = self.settings.evaluate
         qrels, judged = qrels_of(
             [q for q in self.queries if q.part == part],
-            self.run.table("judge", "judgments", Judgment),
+            judgments_of(self.run, self.decided),
             relevant_grade=settings.relevant_grade,
         )
         queries = [q for q in self.queries if q.part == part and q.query_id in qrels]
@@ -199,6 +202,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
             **chosen.model_dump(mode="json", exclude={"checkpoint_minutes", "tokens_kept"}),
             "evaluate": settings.evaluate.model_dump(mode="json"),
             "base_print": fingerprint(find_model(chosen.base)) if chosen.base else "",
+            **decided_in(run).key,
         }
         result = run.stage(
             FOLDER,

@@ -27,11 +27,12 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 
 from tokay.errors import TokayError
-from tokay.records import Record, from_batches, schema_of, to_table
+from tokay.records import Decision, Record, from_batches, schema_of, to_table
 
 R = TypeVar("R", bound=Record)
 
 MANIFEST = "manifest.json"
+DECISIONS = "decisions.jsonl"
 ROWS_PER_GROUP = 4096
 
 
@@ -226,6 +227,41 @@ class Run:
             raise TokayError(f"{self.path} has no {stage}/{name}; run 'tokay distill … --out {self.path}' to the end")
         return path
 
+    # -- what people decide ---------------------------------------------------------------------------------------
+
+    def decisions(self) -> list[Decision]:
+        """All of them, oldest first.
+
+        Raises:
+            TokayError: a line is not one.
+        """
+        path = self.path / DECISIONS
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return [_decision(path, number, line) for number, line in enumerate(lines, 1) if line]
+
+    def decisions_state(self) -> tuple[int, int] | None:
+        """Another value whenever a decision was added; None: there is none yet."""
+        path = self.path / DECISIONS
+        stat = path.stat() if path.is_file() else None
+        return (stat.st_mtime_ns, stat.st_ino) if stat else None
+
+    def decide(self, make: Callable[[list[Decision]], Decision]) -> Decision:
+        """Add what ``make`` gives for the decisions so far; one process at a time, and whole or not at all."""
+        path = self.path / DECISIONS
+        with (self.path / ".decisions.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = make(self.decisions())
+            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+            ended = before if before.endswith("\n") or not before else before + "\n"
+            write_atomically(path, ended + json.dumps(dataclasses.asdict(made)) + "\n")
+        return made
+
+    def cache_folder(self, name: str) -> Path:
+        """A folder for what can be made again from the tables, made if need be; only its owner can look into it."""
+        folder = self.path / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     def write_settings(self, toml: str) -> None:
         """``run.toml``: the resolved settings of the last start."""
         write_atomically(self.path / "run.toml", toml)
@@ -237,6 +273,13 @@ class Run:
 
 
 # -- small pieces ---------------------------------------------------------------------------------------------------
+
+
+def _decision(path: Path, number: int, line: str) -> Decision:
+    try:
+        return Decision(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise TokayError(f"{path} line {number} is not a decision ({error}); mend the line or delete it") from error
 
 
 def _grouped(rows: Iterable[R], size: int) -> Iterator[list[R]]:

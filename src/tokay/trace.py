@@ -73,13 +73,13 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
     needed = {q.seed_id for q in queries.values()} | {c.passage_id for found in candidates.values() for c in found}
     passages = {p.passage_id: p for p in run.table("corpus", "passages", Passage) if p.passage_id in needed}
     traces = []
-    with _answers(run) as answer_of:
+    with answers_of(run) as answer_of:
         for query in queries.values():
             found = [
                 (c, passages[c.passage_id], judgments.get((query.query_id, c.passage_id)))
                 for c in sorted(candidates[query.query_id], key=lambda c: c.rank)
             ]
-            places = dict.fromkeys([query.answer_id, *(p for _, _, j in found if j for p in _places(j.answer_id))])
+            places = dict.fromkeys([query.answer_id, *(p for _, _, j in found if j for p in places_of(j.answer_id))])
             traces.append(
                 Trace(
                     query=query,
@@ -96,7 +96,7 @@ def trace_queries(run: Run, query_ids: Collection[str]) -> list[Trace]:
 Found = Sequence[tuple[Candidate, Passage, Judgment | None]]
 
 
-def _places(answer_id: str) -> list[str]:
+def places_of(answer_id: str) -> list[str]:
     """Where the answers behind a judgment stand; several of one ledger are joined by blanks."""
     if not answer_id.startswith("ledger "):
         return [answer_id]
@@ -104,7 +104,7 @@ def _places(answer_id: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _answers(run: Run) -> Iterator[Callable[[str, Query, Found], str]]:
+def answers_of(run: Run) -> Iterator[Callable[[str, Query, Found], str]]:
     """Reads what the LLM said: out of the ledger, or, of a recording, as the row that was played back."""
     path = run.path / "ledger.sqlite"
     ledger = Ledger(path) if path.is_file() else None

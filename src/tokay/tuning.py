@@ -16,9 +16,9 @@ from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
 from tokay.leaking import queries_of_run, sources_apart
 from tokay.models.locate import find_model, is_run
-from tokay.pipeline import check_teacher, dev_set_of, run_source, taught_source
+from tokay.pipeline import check_teacher, dev_set_of, rows_now, run_source, taught_source
 from tokay.progress import Progress, Silent
-from tokay.records import Example, Passage
+from tokay.records import Passage
 from tokay.settings import Settings, TrainSettings, resolve
 from tokay.store import MANIFEST, fingerprint
 from tokay.train.mixture import Source, read_entries, read_mixture
@@ -115,7 +115,7 @@ def read_material(
     check_teacher(train, of_run=of_run)
     if of_run:
         run = open_run(path)
-        rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
+        rows = [e for e in rows_now(run, settings.examples) if e.part == "train"]
         sources = sources_apart(run, sources, lambda said: None)
         sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
         if train.distil_teacher:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tokay
-from tokay.cli import benchmark, compare, distill, evaluate, index, look, search, serve, train
+from tokay.cli import benchmark, compare, distill, evaluate, explore, index, look, search, serve, train
 from tokay.cli.screen import err, escape, out
 from tokay.errors import TokayError
 
@@ -56,6 +56,7 @@ app.command()(compare.compare)
 app.command()(compare.runs)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command()(look.report)
+app.command()(explore.explore)
 app.command()(look.trace)
 app.add_typer(look.ledger_app, name="ledger")
 app.command()(look.cost)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from tokay.cli.screen import escape, out, print_wide
+from tokay.decisions import by_hand_in_words
 from tokay.leakage import in_training
 
 
@@ -55,6 +56,8 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
     out.print(f"{verdict['can_show'].capitalize()} (nDCG@10, 80 % power).")
     if dropped := {name: count for name, count in verdict.get("dropped", {}).items() if count}:
         out.print(f"Not used: {', '.join(f'{count} {name}' for name, count in dropped.items())}.")
+    if said := by_hand_in_words(verdict):
+        out.print(f"{said}.")
     if "in_training" in verdict:
         out.print(in_training(verdict["in_training"]), soft_wrap=True)
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from tokay.annotate.prompts import speaks_to_a_model
+from tokay.decisions import funnel_of
 from tokay.records import Query
 from tokay.report import figures
 from tokay.report.agreement import Pair, agreement
@@ -47,7 +48,7 @@ def funnel(facts: Facts) -> Section:
         "funnel",
         "From passages to training rows",
         f'<div class="figures">{figures.steps("funnel", "Passages in grey, queries and rows in colour", steps)}'
-        f"<div>{_refused(facts)}</div></div>{_gaps(facts)}{_flagged(facts)}",
+        f"<div>{_refused(facts)}</div></div>{_by_people(facts)}{_gaps(facts)}{_flagged(facts)}",
     )
 
 
@@ -72,6 +73,13 @@ def _refused(facts: Facts) -> str:
 def _reason(reason: str) -> str:
     """A failure's reason without its figures and names, for counting."""
     return re.split(r"[(':]", reason)[0].strip()
+
+
+def _by_people(facts: Facts) -> str:
+    """What people decided before these rows were made."""
+    counts = funnel_of(facts.run)
+    cells = [[escape(what), count(n)] for what, n in counts]
+    return f"<h3>By hand</h3>{table('What people decided', ['', 'count'], cells, words=1)}" if counts else ""
 
 
 def _gaps(facts: Facts) -> str:

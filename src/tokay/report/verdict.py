@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokay.decisions import by_hand_in_words
 from tokay.evaluate.slices import TITLES
 from tokay.leakage import in_training
 from tokay.records import Score
@@ -50,7 +51,7 @@ def header(facts: Facts, leakage: str) -> str:
         f'<header><p class="eyebrow">Tokay · {escape(run.path.name)} · {escape(finished)}</p>'
         f'<div class="verdict {kind}"><h1>{sentence(said)}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
-        f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}"
+        f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}{_by_hand(verdict)}"
         f"<p>{sentence(leakage)}.</p><p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
@@ -67,6 +68,11 @@ def _people(verdict: Mapping[str, Any]) -> str:
     """What people may expect, and how far that was checked; runs of older versions have none."""
     people = verdict.get("people")
     return f"<p>{sentence(people['sentence'])}; {escape(people['checked'])}.</p>" if people else ""
+
+
+def _by_hand(verdict: Mapping[str, Any]) -> str:
+    said = by_hand_in_words(verdict)
+    return f"<p>{escape(said)}.</p>" if said else ""
 
 
 def _used(run: Run, verdict: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("tokay serve", "serve", "uvicorn") from error
 
+from starlette.types import ASGIApp
+
 from tokay.models.cross_encoder import CrossEncoder
 from tokay.models.embedder import Embedder
 from tokay.search.index import Searcher
@@ -60,31 +62,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Server:
-    """Serves until SIGTERM or SIGINT; then it takes nothing more, answers what it took, and ends.
+class Hosted:
+    """An application on a socket, until SIGTERM or SIGINT; then it takes nothing more, answers what it took, and ends.
 
     Args:
-        models: name to embedder.
-        options: what can be chosen.
+        app: of ASGI.
+        options: of which the times matter.
         listener: of ``listen``.
-        indexes: name to index, for ``/v1/search``.
-        rerankers: name to reranker, for ``/v1/rerank``.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, Embedder],
-        options: Options,
-        listener: socket.socket,
-        *,
-        indexes: Mapping[str, Searcher] | None = None,
-        rerankers: Mapping[str, Reranker[CrossEncoder]] | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, options: Options, listener: socket.socket) -> None:
         self.listener = listener
+        self.address = self.url
         listener.listen(_BACKLOG)  # whoever is told the address may connect, and is answered when ``run`` begins
-        self.app = make_app(models, options, indexes=indexes, rerankers=rerankers)
+        self.app = app
         config = uvicorn.Config(
-            self.app,
+            app,
             http=guarded(options.header_timeout),
             ws="none",
             log_level="warning",
@@ -108,6 +101,29 @@ class Server:
     def stop(self) -> None:
         """As the signals do, from another thread."""
         self.uvicorn.should_exit = True
+
+
+class Server(Hosted):
+    """Serves models.
+
+    Args:
+        models: name to embedder.
+        options: what can be chosen.
+        listener: of ``listen``.
+        indexes: name to index, for ``/v1/search``.
+        rerankers: name to reranker, for ``/v1/rerank``.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Embedder],
+        options: Options,
+        listener: socket.socket,
+        *,
+        indexes: Mapping[str, Searcher] | None = None,
+        rerankers: Mapping[str, Reranker[CrossEncoder]] | None = None,
+    ) -> None:
+        super().__init__(make_app(models, options, indexes=indexes, rerankers=rerankers), options, listener)
 
 
 def guarded(seconds: float) -> type[H11Protocol]:
