@@ -1,0 +1,315 @@
+"""Does a verdict on written queries say what people's queries say?
+
+Where a corpus has both kinds, every pair of systems has two differences: one on the written queries, with the interval
+that a verdict would give, and one on people's. The pairs say how often the claimed sign is right, how often people's
+difference lies inside the interval, and whether both rank the systems alike.
+
+Letters: S systems, Q queries, P = S (S - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokay.errors import TokayError
+from tokay.evaluate.significance import POWER, Comparison, compare, widened
+
+LEAST_SYSTEMS = 3
+LEAST_QUERIES = 20
+"""Of each kind: with fewer, every interval holds nearly everything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Systems measured on one kind of queries.
+
+    Attributes:
+        values: a metric of each system and query, (S, Q).
+        groups: what makes queries dependent, (Q,); empty: each stands alone.
+        overlap: share of a query's terms that its relevant passage has (``overlap_of``), (Q,); empty: not known.
+        shares: how often each query counts (``search.learn.shares_like``), (Q,); empty: once.
+    """
+
+    values: NDArray[np.float64]
+    groups: Sequence[Hashable] = ()
+    overlap: Sequence[float] = ()
+    shares: Sequence[float] = ()
+
+    def take(self, kept: NDArray[np.intp]) -> Population:
+        """Only the queries with these indices."""
+        groups, overlap, shares = (
+            [part[i] for i in kept.tolist()] if len(part) else () for part in (self.groups, self.overlap, self.shares)
+        )
+        return Population(self.values[:, kept], groups, overlap, shares)  # type: ignore[arg-type]
+
+    def means(self) -> tuple[float, ...]:
+        """Of each system, weighted by ``shares``."""
+        weights = self.shares if len(self.shares) else None
+        return tuple(np.average(self.values, axis=1, weights=weights).tolist())
+
+    def compare(self, a: int, b: int, *, resamples: int, seed: int) -> Comparison:
+        """System ``a`` against ``b``."""
+        return compare(
+            self.values[a].tolist(),
+            self.values[b].tolist(),
+            groups=self.groups if len(self.groups) else None,
+            shares=self.shares if len(self.shares) else None,
+            resamples=resamples,
+            seed=seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two systems, compared on written queries and on people's; ``low`` and ``high`` are the verdict's interval."""
+
+    a: str
+    b: str
+    written: Comparison
+    people: Comparison
+    low: float
+    high: float
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the verdict calls one of them better."""
+        return self.written.p_value < 0.05 and (self.low > 0 or self.high < 0)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether people's queries have the same sign."""
+        return self.written.difference * self.people.difference > 0
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the verdict makes a claim and people's queries, by their own interval, say the opposite."""
+        return self.claimed and not self.agrees and (self.people.low > 0 or self.people.high < 0)
+
+    @property
+    def inside(self) -> bool:
+        """Whether people's difference, as measured, lies inside the verdict's interval."""
+        return self.low <= self.people.difference <= self.high
+
+    @property
+    def compatible(self) -> bool:
+        """Whether both differences can be one: 0 is in the 95 % interval of their difference.
+
+        The interval of a difference of two independent estimates, from the interval of each: a side's squared width is
+        the sum of theirs (Zou and Donner 2008).
+        """
+        gap = self.written.difference - self.people.difference
+        if gap > 0:
+            room = math.hypot(self.written.difference - self.low, self.people.high - self.people.difference)
+        else:
+            room = math.hypot(self.high - self.written.difference, self.people.difference - self.people.low)
+        return abs(gap) <= room
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What P pairs of systems say of a verdict.
+
+    Attributes:
+        systems: names, S.
+        written: means on the written queries, (S,).
+        people: on people's, (S,).
+        pairs: all P.
+        between: by which the verdict's intervals were widened (``significance.widened``).
+        tau: Kendall's tau-b of both means.
+        queries: written ones and people's.
+    """
+
+    systems: tuple[str, ...]
+    written: tuple[float, ...]
+    people: tuple[float, ...]
+    pairs: tuple[Pair, ...]
+    between: float
+    tau: float
+    queries: tuple[int, int]
+
+    @property
+    def claims(self) -> int:
+        """Pairs of which the verdict calls one better."""
+        return sum(pair.claimed for pair in self.pairs)
+
+    @property
+    def agreement(self) -> float:
+        """Share of the claims with the sign that people's queries have; NaN without a claim."""
+        return sum(pair.claimed and pair.agrees for pair in self.pairs) / self.claims if self.claims else math.nan
+
+    @property
+    def contradicted(self) -> int:
+        """Claims that people's queries refute, rather than leave open."""
+        return sum(pair.contradicted for pair in self.pairs)
+
+    @property
+    def coverage(self) -> float:
+        """Share of people's differences inside the verdict's interval, their own noise counted against it."""
+        return sum(pair.inside for pair in self.pairs) / len(self.pairs)
+
+    @property
+    def compatible(self) -> float:
+        """The same with the noise of people's queries in the interval: nominally 0.95 where nothing is biased."""
+        return sum(pair.compatible for pair in self.pairs) / len(self.pairs)
+
+    def widened(self, between: float) -> Calibration:
+        """The same pairs with intervals widened otherwise."""
+        pairs = (
+            dataclasses.replace(pair, **dict(zip(("low", "high"), widened(pair.written, between), strict=True)))
+            for pair in self.pairs
+        )
+        return dataclasses.replace(self, pairs=tuple(pairs), between=between)
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "systems": len(self.systems),
+            "pairs": len(self.pairs),
+            "written queries": self.queries[0],
+            "people's queries": self.queries[1],
+            "between": self.between,
+            "claims": self.claims,
+            "agreement": None if math.isnan(self.agreement) else self.agreement,
+            "contradicted": self.contradicted,
+            "coverage": self.coverage,
+            "compatible": self.compatible,
+            "tau": None if math.isnan(self.tau) else self.tau,
+        }
+
+
+def calibrate(
+    systems: Sequence[str],
+    written: Population,
+    people: Population,
+    *,
+    between: float = 0.0,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> Calibration:
+    """Hold every pair's difference on written queries against that on people's.
+
+    Args:
+        systems: names, in the order of both ``values``.
+        written: the verdict's queries.
+        people: the others, with people's labels.
+        between: by which the verdict's intervals are widened.
+        resamples: of each comparison.
+        seed: of these.
+
+    Raises:
+        TokayError: fewer than three systems, or fewer than twenty queries of either kind.
+    """
+    for kind, population in (("written", written), ("people's", people)):
+        found, queries = population.values.shape
+        if found != len(systems):
+            raise TokayError(f"{found} systems were measured on {kind} queries, and {len(systems)} are named")
+        if queries < LEAST_QUERIES:
+            raise TokayError(f"{queries} {kind} queries say nothing of a verdict; expected at least {LEAST_QUERIES}")
+    if len(systems) < LEAST_SYSTEMS:
+        raise TokayError(
+            f"{len(systems)} systems have {math.comb(len(systems), 2)} pairs; expected at least {LEAST_SYSTEMS} "
+            "systems: name more"
+        )
+    pairs = []
+    for a, b in itertools.combinations(range(len(systems)), 2):
+        ours, theirs = (one.compare(a, b, resamples=resamples, seed=seed) for one in (written, people))
+        pairs.append(Pair(systems[a], systems[b], ours, theirs, *widened(ours, between)))
+    means = written.means(), people.means()
+    queries = written.values.shape[1], people.values.shape[1]
+    return Calibration(tuple(systems), *means, tuple(pairs), between, kendall_tau(*means), queries)
+
+
+def between_of(pairs: Sequence[Pair]) -> float:
+    """How far the difference on people's queries is from that on written ones, beyond both samples' noise.
+
+    In standard deviations of a query's difference, so that pairs of unlike size can share it: the root of the mean over
+    pairs of ``(gap^2 - error_written^2 - error_people^2) / spread^2``, by the method of moments of a random-effects
+    meta-analysis (DerSimonian and Laird 1986). 0 where noise explains the gaps.
+
+    Args:
+        pairs: pairs that never differ are left out.
+    """
+    excess = []
+    for pair in pairs:
+        w, h = pair.written, pair.people
+        noise = (w.detectable / POWER) ** 2 + (h.detectable / POWER) ** 2
+        if w.spread > 0:
+            excess.append(((w.difference - h.difference) ** 2 - noise) / w.spread**2)
+    return math.sqrt(max(0.0, float(np.mean(excess)))) if excess else 0.0
+
+
+def unseen_coverage(calibration: Calibration) -> float:
+    """Coverage of each system's pairs, with intervals widened by what the pairs without that system say; the mean."""
+    found = []
+    for system in calibration.systems:
+        of, others = [], []
+        for pair in calibration.pairs:
+            (of if system in (pair.a, pair.b) else others).append(pair)
+        between = between_of(others)
+        found += [low <= p.people.difference <= high for p in of for low, high in [widened(p.written, between)]]
+    return sum(found) / len(found)
+
+
+def by_overlap(
+    systems: Sequence[str],
+    written: Population,
+    people: Population,
+    *,
+    slices: int = 3,
+    between: float = 0.0,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> list[tuple[float, float, Calibration | None]]:
+    """The same for the queries of each slice of lexical overlap; the slices have equal numbers of people's queries.
+
+    Returns:
+        Lowest and highest overlap of a slice, and its calibration; None where it has too few queries of either kind.
+    """
+    theirs, ours = np.asarray(people.overlap, np.float64), np.asarray(written.overlap, np.float64)
+    edges = [0.0, *np.quantile(theirs, np.arange(1, slices) / slices).tolist(), 1.0]
+    found: list[tuple[float, float, Calibration | None]] = []
+    for at, (low, high) in enumerate(itertools.pairwise(edges)):
+        last = at == slices - 1
+        kept = [np.flatnonzero((x >= low) & ((x < high) | last)) for x in (ours, theirs)]
+        one = None
+        if min(map(len, kept)) >= LEAST_QUERIES:
+            one = calibrate(
+                systems,
+                written.take(kept[0]),
+                people.take(kept[1]),
+                between=between,
+                resamples=resamples,
+                seed=seed,
+            )
+        found.append((low, high, one))
+    return found
+
+
+def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
+    """Kendall's tau-b: (concordant - discordant) / sqrt(pairs untied in x * pairs untied in y); NaN where all tie."""
+    a, b = (np.sign(np.subtract.outer(one, one)) for one in (np.asarray(x, np.float64), np.asarray(y, np.float64)))
+    untied = float((a != 0).sum()) * float((b != 0).sum())
+    return float((a * b).sum()) / math.sqrt(untied) if untied else math.nan
+
+
+def overlap_of(terms: Sequence[str], passages: Sequence[set[str]]) -> float:
+    """Share of a query's different terms that a relevant passage has: the best of them; 0 without terms.
+
+    Args:
+        terms: ``BM25.terms`` of the query.
+        passages: terms of each relevant passage.
+    """
+    return max((sum(term in passage for term in terms) for passage in passages), default=0) / max(1, len(terms))
+
+
+def effective(shares: Sequence[float]) -> float:
+    """Queries that a weighted sample is worth: (sum of weights)^2 / sum of squared weights (Kish 1965)."""
+    weights = np.asarray(shares, np.float64)
+    return float(weights.sum()) ** 2 / float(weights @ weights)
