@@ -15,7 +15,6 @@ from tokay.evaluate.calibrate import (
     calibrate,
     effective,
     kendall_tau,
-    overlap_of,
     unseen_coverage,
 )
 from tokay.evaluate.significance import compare, widened
@@ -151,12 +150,6 @@ def test_taking_all_queries_changes_nothing() -> None:
     taken = one.take(np.arange(120))
     assert (taken.values == one.values).all()
     assert (taken.groups, taken.overlap, taken.shares) == (one.groups, one.overlap, one.shares)
-
-
-def test_overlap_is_that_of_the_best_passage() -> None:
-    assert overlap_of(["heat", "flux", "wing"], [{"heat"}, {"heat", "wing"}]) == pytest.approx(2 / 3)
-    assert overlap_of([], [{"heat"}]) == 0
-    assert overlap_of(["heat"], []) == 0
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Population:
     Attributes:
         values: a metric of each system and query, (S, Q).
         groups: what makes queries dependent, (Q,); empty: each stands alone.
-        overlap: share of a query's terms that its relevant passage has (``overlap_of``), (Q,); empty: not known.
+        overlap: share of a query's words that its relevant passage has (``traits.overlap_of``), (Q,); empty: not known.
         shares: how often each query counts (``search.learn.shares_like``), (Q,); empty: once.
     """
 
@@ -297,16 +297,6 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
     a, b = (np.sign(np.subtract.outer(one, one)) for one in (np.asarray(x, np.float64), np.asarray(y, np.float64)))
     untied = float((a != 0).sum()) * float((b != 0).sum())
     return float((a * b).sum()) / math.sqrt(untied) if untied else math.nan
-
-
-def overlap_of(terms: Sequence[str], passages: Sequence[set[str]]) -> float:
-    """Share of a query's different terms that a relevant passage has: the best of them; 0 without terms.
-
-    Args:
-        terms: ``BM25.terms`` of the query.
-        passages: terms of each relevant passage.
-    """
-    return max((sum(term in passage for term in terms) for passage in passages), default=0) / max(1, len(terms))
 
 
 def effective(shares: Sequence[float]) -> float:

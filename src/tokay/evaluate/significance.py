@@ -44,6 +44,22 @@ class Comparison:
     spread: float = 0.0
 
 
+def widened(comparison: Comparison, between: float) -> tuple[float, float]:
+    """The 95 % interval for the queries of another population, such as people's where the queries were written.
+
+    Each side's width is the root of its square and ``(1.960 * between * spread)`` squared: the difference of the
+    population's own means varies around this one with a standard deviation of ``between`` times a query's. So
+    written queries never count for more than ``1 / between**2`` of people's, however many there are.
+
+    Args:
+        comparison: of written queries.
+        between: ``evaluate.calibrate.between_of``; 0 leaves the interval as it is.
+    """
+    c = comparison
+    more = NORMAL * between * c.spread
+    return c.difference - math.hypot(c.difference - c.low, more), c.difference + math.hypot(c.high - c.difference, more)
+
+
 def compare(
     a: Sequence[float],
     b: Sequence[float],
@@ -102,22 +118,6 @@ def compare(
         queries=len(x),
         spread=math.sqrt(float(np.average((x - y - difference) ** 2, weights=weights))),
     )
-
-
-def widened(comparison: Comparison, between: float) -> tuple[float, float]:
-    """The 95 % interval for the queries of another population, such as people's where the queries were written.
-
-    Each side's width is the root of its square and ``(1.960 * between * spread)`` squared: the difference of the
-    population's own means varies around this one with a standard deviation of ``between`` times a query's. So
-    written queries never count for more than ``1 / between**2`` of people's, however many there are.
-
-    Args:
-        comparison: of written queries.
-        between: ``evaluate.calibrate.between_of``; 0 leaves the interval as it is.
-    """
-    c = comparison
-    more = NORMAL * between * c.spread
-    return c.difference - math.hypot(c.difference - c.low, more), c.difference + math.hypot(c.high - c.difference, more)
 
 
 def sentence(comparison: Comparison, name: str, *, against: str = "the base") -> str:
