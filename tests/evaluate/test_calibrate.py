@@ -26,8 +26,10 @@ NAMES = ("a", "b", "c", "d", "e")
 def world(
     rng: np.random.Generator, *, between: float = 0.0, bias: float = 0.0, written: int = 120, people: int = 300
 ) -> tuple[Population, Population]:
-    """Five systems on two kinds of queries: the kinds' true means differ by ``between`` standard deviations of a query,
-    and the last system is better by ``bias`` than it is on people's queries."""
+    """Five systems on two kinds of queries, whose true means differ by ``between`` standard deviations of a query.
+
+    On written queries the last system is better by ``bias`` than on people's.
+    """
     quality = np.linspace(0.3, 0.5, len(NAMES))
     noise = 0.3 / np.sqrt(2)  # of one system, so that a difference of two has 0.3
     shift = rng.normal(0, between * noise, len(NAMES))
@@ -155,16 +157,16 @@ def test_taking_all_queries_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("systems", "written", "people", "said"),
     [
-        (2, 100, 100, "2 systems have 1 pairs; expected at least 3 systems"),
-        (3, 19, 100, "19 written queries say nothing of a verdict; expected at least 20"),
-        (3, 100, 5, "5 people's queries say nothing"),
+        (2, 100, 100, "2 systems make 1 pairs, which says nothing of a verdict; name at least 3 systems"),
+        (3, 19, 100, "19 written queries are too few to check a verdict by; expected at least 20"),
+        (3, 100, 5, "5 people's queries are too few"),
     ],
 )
 def test_too_little(systems: int, written: int, people: int, said: str) -> None:
     sides = (Population(np.random.default_rng(0).random((systems, n))) for n in (written, people))
     with pytest.raises(TokayError, match=said):
         calibrate(NAMES[:systems], *sides)
-    with pytest.raises(TokayError, match=r"3 systems were measured on written queries, and 4 are named"):
+    with pytest.raises(TokayError, match=r"3 systems have written queries, and 4 are named"):
         calibrate(NAMES[:4], Population(np.zeros((3, 30))), Population(np.zeros((4, 30))))
 
 

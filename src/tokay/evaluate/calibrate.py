@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from tokay.errors import TokayError
 from tokay.evaluate.significance import POWER, Comparison, compare, widened
 
+WRITTEN, PEOPLE = "written", "people's"
 LEAST_SYSTEMS = 3
 LEAST_QUERIES = 20
 """Of each kind: with fewer, every interval holds nearly everything."""
+BETWEEN = 0.15
+BETWEEN_LIKE_THE_LOG = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Calibration:
     Attributes:
         systems: names, S.
         written: means on the written queries, (S,).
-        people: on people's, (S,).
+        people: on people's queries, (S,).
         pairs: all P.
         between: by which the verdict's intervals were widened (``significance.widened``).
         tau: Kendall's tau-b of both means.
@@ -172,8 +175,7 @@ class Calibration:
         return {
             "systems": len(self.systems),
             "pairs": len(self.pairs),
-            "written queries": self.queries[0],
-            "people's queries": self.queries[1],
+            "queries": dict(zip((WRITTEN, PEOPLE), self.queries, strict=True)),
             "between": self.between,
             "claims": self.claims,
             "agreement": None if math.isnan(self.agreement) else self.agreement,
@@ -206,17 +208,10 @@ def calibrate(
     Raises:
         TokayError: fewer than three systems, or fewer than twenty queries of either kind.
     """
-    for kind, population in (("written", written), ("people's", people)):
-        found, queries = population.values.shape
-        if found != len(systems):
-            raise TokayError(f"{found} systems were measured on {kind} queries, and {len(systems)} are named")
-        if queries < LEAST_QUERIES:
-            raise TokayError(f"{queries} {kind} queries say nothing of a verdict; expected at least {LEAST_QUERIES}")
-    if len(systems) < LEAST_SYSTEMS:
-        raise TokayError(
-            f"{len(systems)} systems have {math.comb(len(systems), 2)} pairs; expected at least {LEAST_SYSTEMS} "
-            "systems: name more"
-        )
+    for kind, population in ((WRITTEN, written), (PEOPLE, people)):
+        if len(population.values) != len(systems):
+            raise TokayError(f"{len(population.values)} systems have {kind} queries, and {len(systems)} are named")
+    check_sizes(len(systems), written.values.shape[1], people.values.shape[1])
     pairs = []
     for a, b in itertools.combinations(range(len(systems)), 2):
         ours, theirs = (one.compare(a, b, resamples=resamples, seed=seed) for one in (written, people))
@@ -224,6 +219,24 @@ def calibrate(
     means = written.means(), people.means()
     queries = written.values.shape[1], people.values.shape[1]
     return Calibration(tuple(systems), *means, tuple(pairs), between, kendall_tau(*means), queries)
+
+
+def check_sizes(systems: int, written: int, people: int) -> None:
+    """Refuse what would say nothing, before anything is ranked.
+
+    Raises:
+        TokayError: fewer than three systems, or fewer than twenty queries of either kind.
+    """
+    for kind, queries in ((WRITTEN, written), (PEOPLE, people)):
+        if queries < LEAST_QUERIES:
+            raise TokayError(
+                f"{queries} {kind} queries are too few to check a verdict by; expected at least {LEAST_QUERIES}"
+            )
+    if systems < LEAST_SYSTEMS:
+        raise TokayError(
+            f"{systems} systems make {math.comb(systems, 2)} pairs, which says nothing of a verdict; name at least "
+            f"{LEAST_SYSTEMS} systems"
+        )
 
 
 def between_of(pairs: Sequence[Pair]) -> float:
@@ -303,3 +316,19 @@ def effective(shares: Sequence[float]) -> float:
     """Queries that a weighted sample is worth: (sum of weights)^2 / sum of squared weights (Kish 1965)."""
     weights = np.asarray(shares, np.float64)
     return float(weights.sum()) ** 2 / float(weights @ weights)
+
+
+def checked(figures: Mapping[str, Any], on: str) -> str:
+    """In words, how far verdicts were checked.
+
+    Args:
+        figures: of ``Calibration.figures``.
+        on: what they were checked on.
+    """
+    signs = "none of them was called" if figures["agreement"] is None else f"{figures['agreement']:.0%} of the calls"
+    return (
+        f"checked on {figures['pairs']:,} pairs of systems over {figures['queries'][PEOPLE]:,} queries of {on}: "
+        f"{signs} have people's sign ({figures['claims']:,} of {figures['pairs']:,} pairs called, "
+        f"{figures['contradicted']} contradicted), {figures['coverage']:.0%} of people's differences lie in the "
+        f"interval, tau {figures['tau']:.2f}"
+    )

@@ -1,0 +1,231 @@
+"""``tokay calibrate``: a run's verdict held against queries and labels that people gave.
+
+Written and people's queries are ranked together, as one set, so that no system is another one on the other half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokay import open_run
+from tokay.contenders import Confirm, Contenders
+from tokay.errors import TokayError
+from tokay.evaluate.calibrate import (
+    BETWEEN,
+    BETWEEN_LIKE_THE_LOG,
+    PEOPLE,
+    WRITTEN,
+    Calibration,
+    Population,
+    between_of,
+    by_overlap,
+    calibrate,
+    check_sizes,
+    checked,
+    effective,
+    unseen_coverage,
+)
+from tokay.evaluate.many import Ranked
+from tokay.evaluate.metrics import evaluate_run
+from tokay.evaluate.sets import EvaluationSet, own_set
+from tokay.evaluate.systems import BASE, parse, parse_all
+from tokay.evaluate.traits import overlap_of
+from tokay.evaluate.verdict import PRIMARY
+from tokay.evaluating import COMPARED, check_finished, check_out, set_of_run
+from tokay.models.folder import read_config
+from tokay.models.locate import is_run
+from tokay.progress import Progress, Silent
+from tokay.records import Passage
+from tokay.search.bm25 import content_words
+from tokay.search.hybrid import margin_of
+from tokay.search.learn import shares_like
+from tokay.settings import resolve
+from tokay.store import Run
+
+CALIBRATION = "calibration"
+"""Of an evaluation's folder: ``calibration.json``."""
+TIMES = (0.25, 0.5, 2.0, 4.0)
+"""Weights of BM25 that are systems of their own, in learned ones."""
+RESAMPLES = 2_000
+
+
+def calibrate_run(
+    run: str,
+    systems: Sequence[str] = (),
+    *,
+    queries: str,
+    qrels: str,
+    split: str = "test",
+    out: Path | None = None,
+    url: str = "",
+    resamples: int = RESAMPLES,
+    confirm: Confirm | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Hold a run's verdicts on its held-out written queries against people's queries.
+
+    Args:
+        run: a finished run's folder.
+        systems: beside those that a run has (``systems_of_run``), as ``evaluate.systems`` names them.
+        queries: people's queries.
+        qrels: their labels.
+        split: of the labels, where there are several.
+        out: folder of vectors and ``calibration.json``; None: ``RUN/compared``.
+        url: of ``openai:`` systems.
+        resamples: of each comparison.
+        confirm: asked before text is sent anywhere; None: nothing is sent.
+        progress: where to report.
+
+    Returns:
+        ``calibration.json``: ``rows``, of the interval as it is and widened, without and with people's queries as a
+        log; ``systems`` with their means; ``slices`` by lexical overlap; ``sentence``.
+
+    Raises:
+        TokayError: anything that the caller can mend, in one sentence.
+    """
+    progress, confirm = progress or Silent(), confirm or (lambda lines: False)
+    if not is_run(Path(run).expanduser()):
+        raise TokayError(f"{run} is no run folder; expected one that 'tokay distill … --out' made")
+    opened = open_run(Path(run).expanduser())
+    check_finished(opened)
+    progress.start("reading", None)
+    passages = list(opened.table("corpus", "passages", Passage))
+    people = own_set(str(queries), passages, queries=queries, qrels=qrels, split=split)
+    on = joined(set_of_run(opened), people)
+    folder = out or opened.path / COMPARED
+    check_out(folder)
+    settings = resolve({}, config=opened.path / "run.toml")
+    contenders = Contenders(
+        on,
+        home=opened,
+        run=opened,
+        folder=folder,
+        url=url,
+        settings=settings.evaluate,
+        hybrid=settings.hybrid,
+        confirm=confirm,
+        progress=progress,
+    )
+    try:
+        specs = contenders.check(parse_all([*systems_of_run(opened), *systems]))
+        check_sizes(len(specs), *(len(ids_of(on, kind)) for kind in (WRITTEN, PEOPLE)))
+        ranked = [contenders.rank(spec) for spec in specs]
+        margins = margins_of(contenders.rank(parse(BASE)))
+    finally:
+        contenders.close()
+    progress.start("comparing", None)
+    summary = summary_of(ranked, on, margins, resamples=resamples, seed=settings.evaluate.seed)
+    summary |= {"run": str(opened.path), "labels": people.name, "split": split, "dropped": dict(people.dropped)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{CALIBRATION}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+    return summary
+
+
+def systems_of_run(run: Run) -> list[str]:
+    """BM25, base and tuned at each width, the tuned one's exports, and both with BM25 at several weights."""
+    dims = sorted(read_config(run.path / "train" / "model")[0].dims, reverse=True)
+    learned = {name: about["weight"] for name, about in run.read_json("evaluate", "hybrid").items()}
+    fused = [
+        f"{name}+bm25={times * learned[name]:.4g}"
+        for name, some in ((BASE, TIMES), ("tuned", (0.5, 2.0)))
+        for times in some
+        if learned[name]
+    ]
+    return ["bm25", "base", *(f"base@{dim}" for dim in dims[1:]), f"tuned={run.path}", "base+bm25", "tuned+bm25", *fused]
+
+
+def joined(written: EvaluationSet, people: EvaluationSet) -> EvaluationSet:
+    """Both as one set over the same passages; a query's id begins with its kind, and its kind is a trait."""
+    queries, qrels, judged, groups = [], {}, {}, {}
+    kinds: dict[str, str] = {}
+    for kind, one in ((WRITTEN, written), (PEOPLE, people)):
+        primary = {*one.primary}
+        for query in one.queries:
+            if query.query_id in primary:
+                name = f"{kind} {query.query_id}"
+                queries.append(dataclasses.replace(query, query_id=name))
+                qrels[name], judged[name] = one.qrels[query.query_id], one.judged.get(query.query_id, set())
+                groups[name], kinds[name] = f"{kind} {one.group_of(query.query_id)}", kind
+    return EvaluationSet(people.name, people.passages, queries, qrels, judged, groups, traits={"kind": kinds})
+
+
+def ids_of(on: EvaluationSet, kind: str) -> list[str]:
+    """Ids of a joined set's queries of one kind."""
+    return [query_id for query_id, own in on.traits["kind"].items() if own == kind]
+
+
+def margins_of(ranked: Ranked) -> dict[str, float]:
+    """Query id -> how far a system's best score is above its tenth: small where the query is hard for it."""
+    return {q: margin_of(np.sort(np.array(list(scores.values())))[::-1]) for q, scores in ranked.run.items()}
+
+
+def summary_of(
+    ranked: Sequence[Ranked], on: EvaluationSet, margins: Mapping[str, float], *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """What ``calibrate_run`` gives, of systems that are ranked.
+
+    Args:
+        ranked: each on all queries of ``on``.
+        on: of ``joined``.
+        margins: of ``margins_of`` the base.
+        resamples: of each comparison.
+        seed: of these.
+    """
+    labels = [one.label for one in ranked]
+    quality = {one.label: evaluate_run(on.qrels, one.run)[PRIMARY] for one in ranked}
+    written, people = (population_of(quality, on, kind) for kind in (WRITTEN, PEOPLE))
+    margin = {kind: np.array([margins[q] for q in ids_of(on, kind)]) for kind in (WRITTEN, PEOPLE)}
+    shares = shares_like(margin[WRITTEN], margin[PEOPLE]).tolist()
+    how: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    plain = calibrate(labels, written, people, **how)
+    alike = calibrate(labels, dataclasses.replace(written, shares=shares), people, **how)
+    rows = [
+        _row("the interval of the written queries", plain, 0.0),
+        _row("widened", plain, BETWEEN),
+        _row("people's queries as a log", alike, 0.0),
+        _row("… widened", alike, BETWEEN_LIKE_THE_LOG),
+    ]
+    return {
+        "rows": rows,
+        "effective": effective(shares),
+        "systems": [
+            {"system": label, WRITTEN: w, "like people's": like, PEOPLE: p, "about": one.about}
+            for label, one, w, like, p in zip(labels, ranked, plain.written, alike.written, plain.people, strict=True)
+        ],
+        "slices": [
+            {"from": low, "to": high, **(_row("", one, BETWEEN) if one else {})}
+            for low, high, one in by_overlap(labels, written, people, **how)
+        ],
+        "sentence": checked(plain.widened(BETWEEN).figures(), on.name),
+    }
+
+
+def population_of(quality: Mapping[str, Mapping[str, float]], on: EvaluationSet, kind: str) -> Population:
+    """System -> query id -> value, as the matrix of one kind of queries."""
+    ids = ids_of(on, kind)
+    texts = {q.query_id: q.text for q in on.queries}
+    needed = {p for q in ids for p, gain in on.qrels[q].items() if gain > 0}
+    words = {p.passage_id: {*content_words(f"{p.title} {p.text}")} for p in on.passages if p.passage_id in needed}
+    values: NDArray[np.float64] = np.array([[found[q] for q in ids] for found in quality.values()])
+    return Population(
+        values,
+        groups=[on.group_of(q) for q in ids],
+        overlap=[overlap_of(texts[q], [words[p] for p, gain in on.qrels[q].items() if gain > 0]) for q in ids],
+    )
+
+
+def _row(name: str, calibration: Calibration, between: float) -> dict[str, Any]:
+    found = calibration.widened(between)
+    return {
+        "row": name,
+        **found.figures(),
+        "learned": between_of(calibration.pairs),
+        "unseen systems": unseen_coverage(calibration),
+    }
