@@ -138,7 +138,15 @@ def systems_of_run(run: Run) -> list[str]:
         for times in some
         if learned[name]
     ]
-    return ["bm25", "base", *(f"base@{dim}" for dim in dims[1:]), f"tuned={run.path}", "base+bm25", "tuned+bm25", *fused]
+    return [
+        "bm25",
+        "base",
+        *(f"base@{dim}" for dim in dims[1:]),
+        f"tuned={run.path}",
+        "base+bm25",
+        "tuned+bm25",
+        *fused,
+    ]
 
 
 def joined(written: EvaluationSet, people: EvaluationSet) -> EvaluationSet:

@@ -50,7 +50,7 @@ class Population:
         groups, overlap, shares = (
             [part[i] for i in kept.tolist()] if len(part) else () for part in (self.groups, self.overlap, self.shares)
         )
-        return Population(self.values[:, kept], groups, overlap, shares)  # type: ignore[arg-type]
+        return Population(self.values[:, kept], groups, overlap, shares)
 
     def means(self) -> tuple[float, ...]:
         """Of each system, weighted by ``shares``."""
@@ -164,10 +164,10 @@ class Calibration:
 
     def widened(self, between: float) -> Calibration:
         """The same pairs with intervals widened otherwise."""
-        pairs = (
-            dataclasses.replace(pair, **dict(zip(("low", "high"), widened(pair.written, between), strict=True)))
-            for pair in self.pairs
-        )
+        pairs = []
+        for pair in self.pairs:
+            low, high = widened(pair.written, between)
+            pairs.append(dataclasses.replace(pair, low=low, high=high))
         return dataclasses.replace(self, pairs=tuple(pairs), between=between)
 
     def figures(self) -> dict[str, Any]:
@@ -262,11 +262,11 @@ def unseen_coverage(calibration: Calibration) -> float:
     """Coverage of each system's pairs, with intervals widened by what the pairs without that system say; the mean."""
     found = []
     for system in calibration.systems:
-        of, others = [], []
+        between = between_of([pair for pair in calibration.pairs if system not in (pair.a, pair.b)])
         for pair in calibration.pairs:
-            (of if system in (pair.a, pair.b) else others).append(pair)
-        between = between_of(others)
-        found += [low <= p.people.difference <= high for p in of for low, high in [widened(p.written, between)]]
+            if system in (pair.a, pair.b):
+                low, high = widened(pair.written, between)
+                found.append(low <= pair.people.difference <= high)
     return sum(found) / len(found)
 
 
