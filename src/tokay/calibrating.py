@@ -18,8 +18,6 @@ from tokay import open_run
 from tokay.contenders import Confirm, Contenders
 from tokay.errors import TokayError
 from tokay.evaluate.calibrate import (
-    BETWEEN,
-    BETWEEN_LIKE_THE_LOG,
     PEOPLE,
     WRITTEN,
     Calibration,
@@ -28,12 +26,11 @@ from tokay.evaluate.calibrate import (
     by_overlap,
     calibrate,
     check_sizes,
-    checked,
-    effective,
     unseen_coverage,
 )
 from tokay.evaluate.many import Ranked
 from tokay.evaluate.metrics import evaluate_run
+from tokay.evaluate.people import BETWEEN, BETWEEN_LIKE_THE_LOG, checked, effective, margins_of
 from tokay.evaluate.sets import EvaluationSet, own_set
 from tokay.evaluate.systems import BASE, parse, parse_all
 from tokay.evaluate.traits import overlap_of
@@ -44,7 +41,6 @@ from tokay.models.locate import is_run
 from tokay.progress import Progress, Silent
 from tokay.records import Passage
 from tokay.search.bm25 import content_words
-from tokay.search.hybrid import margin_of
 from tokay.search.learn import shares_like
 from tokay.settings import resolve
 from tokay.store import Run
@@ -117,7 +113,7 @@ def calibrate_run(
         specs = contenders.check(parse_all([*systems_of_run(opened), *systems]))
         check_sizes(len(specs), *(len(ids_of(on, kind)) for kind in (WRITTEN, PEOPLE)))
         ranked = [contenders.rank(spec) for spec in specs]
-        margins = margins_of(contenders.rank(parse(BASE)))
+        margins = margins_of(contenders.rank(parse(BASE)).run)
     finally:
         contenders.close()
     progress.start("comparing", None)
@@ -169,11 +165,6 @@ def ids_of(on: EvaluationSet, kind: str) -> list[str]:
     return [query_id for query_id, own in on.traits["kind"].items() if own == kind]
 
 
-def margins_of(ranked: Ranked) -> dict[str, float]:
-    """Query id -> how far a system's best score is above its tenth: small where the query is hard for it."""
-    return {q: margin_of(np.sort(np.array(list(scores.values())))[::-1]) for q, scores in ranked.run.items()}
-
-
 def summary_of(
     ranked: Sequence[Ranked], on: EvaluationSet, margins: Mapping[str, float], *, resamples: int, seed: int
 ) -> dict[str, Any]:
@@ -182,7 +173,7 @@ def summary_of(
     Args:
         ranked: each on all queries of ``on``.
         on: of ``joined``.
-        margins: of ``margins_of`` the base.
+        margins: ``evaluate.people.margins_of`` the base.
         resamples: of each comparison.
         seed: of these.
     """

@@ -13,10 +13,10 @@ from tokay.evaluate.calibrate import (
     between_of,
     by_overlap,
     calibrate,
-    effective,
     kendall_tau,
     unseen_coverage,
 )
+from tokay.evaluate.people import effective
 from tokay.evaluate.significance import compare, widened
 from tokay.search.learn import shares_like
 

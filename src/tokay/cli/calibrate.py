@@ -33,7 +33,7 @@ def calibrate(
     yes: Annotated[bool, typer.Option("--yes", help="Pay for an endpoint without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print calibration.json.")] = False,
 ) -> None:
-    """Hold a run's verdict against people's queries: are its signs right, do its intervals hold, is its order theirs?"""
+    """Hold a run's verdict against people's queries: are its signs right, and do its intervals hold?"""
     from tokay.calibrating import calibrate_run
 
     screen = Screen()

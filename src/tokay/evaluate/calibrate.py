@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ WRITTEN, PEOPLE = "written", "people's"
 LEAST_SYSTEMS = 3
 LEAST_QUERIES = 20
 """Of each kind: with fewer, every interval holds nearly everything."""
-BETWEEN = 0.15
-BETWEEN_LIKE_THE_LOG = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,25 +308,3 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
     a, b = (np.sign(np.subtract.outer(one, one)) for one in (np.asarray(x, np.float64), np.asarray(y, np.float64)))
     untied = float((a != 0).sum()) * float((b != 0).sum())
     return float((a * b).sum()) / math.sqrt(untied) if untied else math.nan
-
-
-def effective(shares: Sequence[float]) -> float:
-    """Queries that a weighted sample is worth: (sum of weights)^2 / sum of squared weights (Kish 1965)."""
-    weights = np.asarray(shares, np.float64)
-    return float(weights.sum()) ** 2 / float(weights @ weights)
-
-
-def checked(figures: Mapping[str, Any], on: str) -> str:
-    """In words, how far verdicts were checked.
-
-    Args:
-        figures: of ``Calibration.figures``.
-        on: what they were checked on.
-    """
-    signs = "none of them was called" if figures["agreement"] is None else f"{figures['agreement']:.0%} of the calls"
-    return (
-        f"checked on {figures['pairs']:,} pairs of systems over {figures['queries'][PEOPLE]:,} queries of {on}: "
-        f"{signs} have people's sign ({figures['claims']:,} of {figures['pairs']:,} pairs called, "
-        f"{figures['contradicted']} contradicted), {figures['coverage']:.0%} of people's differences lie in the "
-        f"interval, tau {figures['tau']:.2f}"
-    )
