@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokay import open_run
 from tokay.contenders import Confirm, Contenders
@@ -33,7 +32,7 @@ from tokay.evaluate.metrics import evaluate_run
 from tokay.evaluate.people import BETWEEN, BETWEEN_LIKE_THE_LOG, checked, effective, margins_of
 from tokay.evaluate.sets import EvaluationSet, own_set
 from tokay.evaluate.systems import BASE, parse, parse_all
-from tokay.evaluate.traits import overlap_of
+from tokay.evaluate.traits import KIND, overlap_of
 from tokay.evaluate.verdict import PRIMARY
 from tokay.evaluating import COMPARED, check_finished, check_out, set_of_run
 from tokay.models.folder import read_config
@@ -47,9 +46,33 @@ from tokay.store import Run
 
 CALIBRATION = "calibration"
 """Of an evaluation's folder: ``calibration.json``."""
+LIKE = "like people's"
+"""Written queries, counted so that they are as hard for the base as people's."""
 TIMES = (0.25, 0.5, 2.0, 4.0)
 """Weights of BM25 that are systems of their own, in learned ones."""
 RESAMPLES = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """Written and people's queries, ranked by every system.
+
+    Attributes:
+        on: of ``joined``.
+        ranked: each system on all queries.
+        margins: query id -> how far the base's best score is above its tenth.
+        folder: of vectors and ``calibration.json``.
+    """
+
+    on: EvaluationSet
+    ranked: Sequence[Ranked]
+    margins: Mapping[str, float]
+    folder: Path
+
+    @property
+    def labels(self) -> list[str]:
+        """The systems' names."""
+        return [one.label for one in self.ranked]
 
 
 def calibrate_run(
@@ -86,14 +109,46 @@ def calibrate_run(
     Raises:
         TokayError: anything that the caller can mend, in one sentence.
     """
-    progress, confirm = progress or Silent(), confirm or (lambda lines: False)
+    progress = progress or Silent()
+    both = rank_both(
+        run,
+        systems,
+        queries=queries,
+        qrels=qrels,
+        split=split,
+        out=out,
+        url=url,
+        confirm=confirm or (lambda lines: False),
+        progress=progress,
+    )
+    progress.start("comparing", None)
+    summary = summary_of(both, resamples=resamples)
+    both.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    (both.folder / f"{CALIBRATION}.json").write_text(text + "\n", encoding="utf-8")
+    return summary
+
+
+def rank_both(
+    run: str,
+    systems: Sequence[str],
+    *,
+    queries: str,
+    qrels: str,
+    split: str,
+    out: Path | None,
+    url: str = "",
+    confirm: Confirm,
+    progress: Progress,
+) -> Both:
+    """Rank all of it: the arguments are those of ``calibrate_run``."""
     if not is_run(Path(run).expanduser()):
         raise TokayError(f"{run} is no run folder; expected one that 'tokay distill … --out' made")
     opened = open_run(Path(run).expanduser())
     check_finished(opened)
     progress.start("reading", None)
     passages = list(opened.table("corpus", "passages", Passage))
-    people = own_set(str(queries), passages, queries=queries, qrels=qrels, split=split)
+    people = own_set(queries, passages, queries=queries, qrels=qrels, split=split)
     on = joined(set_of_run(opened), people)
     folder = out or opened.path / COMPARED
     check_out(folder)
@@ -116,12 +171,7 @@ def calibrate_run(
         margins = margins_of(contenders.rank(parse(BASE)).run)
     finally:
         contenders.close()
-    progress.start("comparing", None)
-    summary = summary_of(ranked, on, margins, resamples=resamples, seed=settings.evaluate.seed)
-    summary |= {"run": str(opened.path), "labels": people.name, "split": split, "dropped": dict(people.dropped)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{CALIBRATION}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
-    return summary
+    return Both(on, ranked, margins, folder)
 
 
 def systems_of_run(run: Run) -> list[str]:
@@ -157,66 +207,64 @@ def joined(written: EvaluationSet, people: EvaluationSet) -> EvaluationSet:
                 queries.append(dataclasses.replace(query, query_id=name))
                 qrels[name], judged[name] = one.qrels[query.query_id], one.judged.get(query.query_id, set())
                 groups[name], kinds[name] = f"{kind} {one.group_of(query.query_id)}", kind
-    return EvaluationSet(people.name, people.passages, queries, qrels, judged, groups, traits={"kind": kinds})
+    return EvaluationSet(
+        people.name, people.passages, queries, qrels, judged, groups, traits={KIND: kinds}, dropped=people.dropped
+    )
 
 
 def ids_of(on: EvaluationSet, kind: str) -> list[str]:
     """Ids of a joined set's queries of one kind."""
-    return [query_id for query_id, own in on.traits["kind"].items() if own == kind]
+    return [query_id for query_id, own in on.traits[KIND].items() if own == kind]
 
 
-def summary_of(
-    ranked: Sequence[Ranked], on: EvaluationSet, margins: Mapping[str, float], *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """What ``calibrate_run`` gives, of systems that are ranked.
+def summary_of(both: Both, *, resamples: int, seed: int = 0) -> dict[str, Any]:
+    """What ``calibrate_run`` gives.
 
     Args:
-        ranked: each on all queries of ``on``.
-        on: of ``joined``.
-        margins: ``evaluate.people.margins_of`` the base.
+        both: of ``rank_both``.
         resamples: of each comparison.
         seed: of these.
     """
-    labels = [one.label for one in ranked]
-    quality = {one.label: evaluate_run(on.qrels, one.run)[PRIMARY] for one in ranked}
-    written, people = (population_of(quality, on, kind) for kind in (WRITTEN, PEOPLE))
-    margin = {kind: np.array([margins[q] for q in ids_of(on, kind)]) for kind in (WRITTEN, PEOPLE)}
+    written, people = (population_of(both, kind) for kind in (WRITTEN, PEOPLE))
+    margin = {kind: np.array([both.margins[q] for q in ids_of(both.on, kind)]) for kind in (WRITTEN, PEOPLE)}
     shares = shares_like(margin[WRITTEN], margin[PEOPLE]).tolist()
     how: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    plain = calibrate(labels, written, people, **how)
-    alike = calibrate(labels, dataclasses.replace(written, shares=shares), people, **how)
-    rows = [
-        _row("the interval of the written queries", plain, 0.0),
-        _row("widened", plain, BETWEEN),
-        _row("people's queries as a log", alike, 0.0),
-        _row("… widened", alike, BETWEEN_LIKE_THE_LOG),
-    ]
+    plain = calibrate(both.labels, written, people, **how)
+    alike = calibrate(both.labels, dataclasses.replace(written, shares=shares), people, **how)
+    means = zip(both.ranked, plain.written, alike.written, plain.people, strict=True)
     return {
-        "rows": rows,
+        "labels": both.on.name,
+        "dropped": dict(both.on.dropped),
+        "rows": [
+            _row("written queries", plain, 0.0),
+            _row("… widened", plain, BETWEEN),
+            _row("people's queries as a log", alike, 0.0),
+            _row("… widened", alike, BETWEEN_LIKE_THE_LOG),
+        ],
         "effective": effective(shares),
         "systems": [
-            {"system": label, WRITTEN: w, "like people's": like, PEOPLE: p, "about": one.about}
-            for label, one, w, like, p in zip(labels, ranked, plain.written, alike.written, plain.people, strict=True)
+            {"system": one.label, WRITTEN: w, LIKE: like, PEOPLE: p, "about": one.about} for one, w, like, p in means
         ],
         "slices": [
             {"from": low, "to": high, **(_row("", one, BETWEEN) if one else {})}
-            for low, high, one in by_overlap(labels, written, people, **how)
+            for low, high, one in by_overlap(both.labels, written, people, **how)
         ],
-        "sentence": checked(plain.widened(BETWEEN).figures(), on.name),
+        "sentence": checked(plain.widened(BETWEEN).figures(), both.on.name),
     }
 
 
-def population_of(quality: Mapping[str, Mapping[str, float]], on: EvaluationSet, kind: str) -> Population:
-    """System -> query id -> value, as the matrix of one kind of queries."""
-    ids = ids_of(on, kind)
-    texts = {q.query_id: q.text for q in on.queries}
-    needed = {p for q in ids for p, gain in on.qrels[q].items() if gain > 0}
+def population_of(both: Both, kind: str) -> Population:
+    """The systems on one kind of queries."""
+    on, ids = both.on, ids_of(both.on, kind)
+    asked = {q: on.qrels[q] for q in ids}
+    answers = {q: [p for p, gain in gains.items() if gain > 0] for q, gains in asked.items()}
+    needed = {p for relevant in answers.values() for p in relevant}
     words = {p.passage_id: {*content_words(f"{p.title} {p.text}")} for p in on.passages if p.passage_id in needed}
-    values: NDArray[np.float64] = np.array([[found[q] for q in ids] for found in quality.values()])
+    texts = {q.query_id: q.text for q in on.queries}
     return Population(
-        values,
+        np.array([list(evaluate_run(asked, one.run)[PRIMARY].values()) for one in both.ranked]),
         groups=[on.group_of(q) for q in ids],
-        overlap=[overlap_of(texts[q], [words[p] for p, gain in on.qrels[q].items() if gain > 0]) for q in ids],
+        overlap=[overlap_of(texts[q], [words[p] for p in answers[q]]) for q in ids],
     )
 
 

@@ -27,6 +27,7 @@ from tokay.annotate.recorded import DEMO, RecordedAnnotator
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
+from tokay.evaluate.people import for_people
 from tokay.evaluate.qrels import Labels, Words, check_labels, read_labels, write_beir
 from tokay.evaluate.significance import forecast
 from tokay.evaluate.slices import SEEN, UNSEEN, slice_of
@@ -65,7 +66,7 @@ from tokay.relabel import changes_of, relabelled, summary_of
 from tokay.report import write_relabel_report, write_report
 from tokay.search.bm25 import BM25, stemmer_of
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Hybrid, Ranking
+from tokay.search.hybrid import Hybrid, Ranking, margin_of
 from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, is_seen, parts_of, seen_share, split_documents
@@ -915,6 +916,14 @@ class _Distillation:
             )
             verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
             verdict["overlap"] = learned["base"][1].get("overlap", {})
+            of_base = next(one.ranking for one in systems if (one.name, one.dim) == ("base", max(tuned.config.dims)))
+            verdict["people"] = for_people(
+                scores,
+                {q.query_id: q.seed_id or q.query_id for q in test},
+                settings,
+                margins=dict(zip(test_qrels, map(margin_of, of_base[1]), strict=True)),
+                log=[margin_of(row) for row in side("base", log).rank(settings.depth)[1]] if log else (),
+            )
             sliced: dict[str, Part] = {SEEN: "seen", UNSEEN: "test"}
             verdict["slices"] = {name: self.slice(part, queries, qrels, side, ids) for name, part in sliced.items()}
             out.write("scores", Score, scores)

@@ -145,8 +145,14 @@ def _verdict(run: Run, verdict: dict[str, Any]) -> str:
         f"{_e(verdict['sentence_with_bm25'])}. "
         f"<code>tokay search</code> uses {used}. "
         f"Documents <code>{_e(settings['documents'])}</code>, base <code>{_e(settings['base'])}</code>, "
-        f"queries and grades by <code>{_e(settings['llm'])}</code>.</p>{refit}"
+        f"queries and grades by <code>{_e(settings['llm'])}</code>.</p>{_people(verdict)}{refit}"
     )
+
+
+def _people(verdict: dict[str, Any]) -> str:
+    """What people may expect, and how far that was checked; runs of older versions have none."""
+    people = verdict.get("people")
+    return f"<p>{_e(people['sentence'])}; {_e(people['checked'])}.</p>" if people else ""
 
 
 def _systems(title: str, verdict: dict[str, Any]) -> str:

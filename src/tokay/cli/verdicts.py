@@ -41,6 +41,8 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
     if dropped := {name: count for name, count in verdict.get("dropped", {}).items() if count}:
         out.print(f"Not used: {', '.join(f'{count} {name}' for name, count in dropped.items())}.")
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
+    if people := verdict.get("people"):
+        out.print(f"{escape(people['sentence'])}; {escape(people['checked'])}.", soft_wrap=True)
 
 
 def print_slices(slices: dict[str, Any]) -> None:

@@ -102,9 +102,9 @@ def checked(figures: Mapping[str, Any], on: str) -> str:
         figures: of ``Calibration.figures``.
         on: what they were checked on.
     """
-    signs = "none was called" if figures["agreement"] is None else f"{figures['agreement']:.0%} of the calls are right"
+    right = "" if figures["agreement"] is None else f", {figures['agreement']:.0%} of them with people's sign"
     return (
-        f"checked on {figures['pairs']:,} pairs of systems over {figures['queries'][PEOPLE]:,} queries of {on}: {signs} "
-        f"({figures['claims']:,} pairs called, {figures['contradicted']} refuted), {figures['coverage']:.0%} of "
-        f"people's differences lie in the interval, tau {figures['tau'] or 0:.2f}"
+        f"checked on {figures['pairs']:,} pairs of systems over {figures['queries'][PEOPLE]:,} queries of {on}: "
+        f"{figures['claims']:,} called better or worse{right}, {figures['contradicted']} refuted; "
+        f"{figures['coverage']:.0%} of people's differences in the interval; tau {figures['tau'] or 0:.2f}"
     )
