@@ -32,7 +32,7 @@ from tokay.evaluate.metrics import evaluate_run
 from tokay.evaluate.people import BETWEEN, BETWEEN_LIKE_THE_LOG, checked, effective, margins_of
 from tokay.evaluate.sets import EvaluationSet, own_set
 from tokay.evaluate.systems import BASE, parse, parse_all
-from tokay.evaluate.traits import KIND, overlap_of
+from tokay.evaluate.traits import overlap_of
 from tokay.evaluate.verdict import PRIMARY
 from tokay.evaluating import COMPARED, check_finished, check_out, set_of_run
 from tokay.models.folder import read_config
@@ -46,6 +46,8 @@ from tokay.store import Run
 
 CALIBRATION = "calibration"
 """Of an evaluation's folder: ``calibration.json``."""
+ASKED_BY = "asked by"
+"""The trait of a joined set's queries that says their kind."""
 LIKE = "like people's"
 """Written queries, counted so that they are as hard for the base as people's."""
 TIMES = (0.25, 0.5, 2.0, 4.0)
@@ -144,6 +146,11 @@ def rank_both(
     """Rank all of it: the arguments are those of ``calibrate_run``."""
     if not is_run(Path(run).expanduser()):
         raise TokayError(f"{run} is no run folder; expected one that 'tokay distill … --out' made")
+    if not queries or not qrels:
+        raise TokayError(
+            "--queries and --qrels are not both there; expected people's queries and their labels, since a verdict "
+            "cannot be checked without"
+        )
     opened = open_run(Path(run).expanduser())
     check_finished(opened)
     progress.start("reading", None)
@@ -208,13 +215,13 @@ def joined(written: EvaluationSet, people: EvaluationSet) -> EvaluationSet:
                 qrels[name], judged[name] = one.qrels[query.query_id], one.judged.get(query.query_id, set())
                 groups[name], kinds[name] = f"{kind} {one.group_of(query.query_id)}", kind
     return EvaluationSet(
-        people.name, people.passages, queries, qrels, judged, groups, traits={KIND: kinds}, dropped=people.dropped
+        people.name, people.passages, queries, qrels, judged, groups, traits={ASKED_BY: kinds}, dropped=people.dropped
     )
 
 
 def ids_of(on: EvaluationSet, kind: str) -> list[str]:
     """Ids of a joined set's queries of one kind."""
-    return [query_id for query_id, own in on.traits[KIND].items() if own == kind]
+    return [query_id for query_id, own in on.traits[ASKED_BY].items() if own == kind]
 
 
 def summary_of(both: Both, *, resamples: int, seed: int = 0) -> dict[str, Any]:
