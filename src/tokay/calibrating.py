@@ -34,7 +34,7 @@ from tokay.evaluate.sets import EvaluationSet, own_set
 from tokay.evaluate.systems import BASE, parse, parse_all
 from tokay.evaluate.traits import overlap_of
 from tokay.evaluate.verdict import PRIMARY
-from tokay.evaluating import COMPARED, check_finished, check_out, set_of_run
+from tokay.evaluating import CALIBRATION, COMPARED, check_finished, check_out, set_of_run
 from tokay.models.folder import read_config
 from tokay.models.locate import is_run
 from tokay.progress import Progress, Silent
@@ -44,8 +44,6 @@ from tokay.search.learn import shares_like
 from tokay.settings import resolve
 from tokay.store import Run
 
-CALIBRATION = "calibration"
-"""Of an evaluation's folder: ``calibration.json``."""
 ASKED_BY = "asked by"
 """The trait of a joined set's queries that says their kind."""
 LIKE = "like people's"
