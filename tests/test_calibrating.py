@@ -115,7 +115,12 @@ def test_both_kinds_are_ranked_together(run: Path, material: Path, tmp_path: Pat
     assert len(set(written.groups)) < len(written.groups)  # two queries a passage
     assert {round(share, 2) for share in people.overlap} <= {0.0, 0.5, 0.67, 0.75}  # "please" stands in no passage
     by_name = {row["label"]: row for row in open_run(run).read_json("evaluate", "verdict")["rows"]}
-    for ours, theirs in (("bm25", "BM25"), ("base", "base @ 32"), ("tuned", "tuned @ 32"), ("base+bm25", "base+BM25 @ 32")):
+    for ours, theirs in (
+        ("bm25", "BM25"),
+        ("base", "base @ 32"),
+        ("tuned", "tuned @ 32"),
+        ("base+bm25", "base+BM25 @ 32"),
+    ):
         mean = written.means()[both.labels.index(ours)]
         assert mean == pytest.approx(by_name[theirs]["ndcg@10"], abs=1e-6), ours
 
