@@ -1,4 +1,5 @@
-"""Claim: where a verdict on written queries calls one system better, people's queries say so too, and how far off it is.
+"""Claim: where a verdict on written queries calls one system better, so do people's queries, and its interval holds.
+
 
 Needs --data with scifact/ and --run with a finished run of it (docs/log.md names the command), whose held-out written
 queries are the verdict's. People's queries are SciFact's claims of --split: every choice was made on the train claims,
