@@ -1,6 +1,5 @@
 """Claim: where a verdict on written queries calls one system better, so do people's queries, and its interval holds.
 
-
 Needs --data with scifact/ and --run with a finished run of it (docs/log.md names the command), whose held-out written
 queries are the verdict's. People's queries are SciFact's claims of --split: every choice was made on the train claims,
 and the 300 test claims are to be looked at once. --system names others beside those that the run has: trainings of
@@ -32,7 +31,20 @@ from tokay.search.hybrid import Pool
 from tokay.search.learn import shares_like
 
 KINDS = (WRITTEN, PEOPLE)
-HEAD = ["queries", "pairs", "called", "right", "refuted", "covered", "with noise", "tau", "by", "learned", "unseen"]
+HEAD = [
+    "queries",
+    "pairs",
+    "called",
+    "right",
+    "close",
+    "refuted",
+    "covered",
+    "with noise",
+    "tau",
+    "by",
+    "learned",
+    "unseen",
+]
 
 
 def main() -> None:
@@ -76,6 +88,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         str(row["pairs"]),
         str(row["claims"]),
         "" if row["agreement"] is None else f"{row['agreement']:.3f}",
+        f"{row['close']['right']} of {row['close']['claims']}",
         str(row["contradicted"]),
         f"{row['coverage']:.3f}",
         f"{row['compatible']:.3f}",

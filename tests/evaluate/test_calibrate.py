@@ -74,6 +74,8 @@ def test_a_biased_system_is_contradicted() -> None:
     assert all(one.contradicted >= 2 for one in biased)
     wrong = {pair.a if pair.a == "e" else pair.b for one in biased for pair in one.pairs if pair.contradicted}
     assert wrong == {"e"}
+    calls, right = np.sum([one.close for one in honest], axis=0)
+    assert right <= calls < sum(one.claims for one in honest)
     assert np.mean([one.tau for one in biased]) < np.mean([one.tau for one in honest]) - 0.4
 
 

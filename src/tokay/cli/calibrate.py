@@ -63,7 +63,7 @@ def print_calibration(summary: dict[str, Any]) -> None:
     if slices:
         _print_rows("By the share of a query's words that its relevant passage has, widened", slices)
     out.print(
-        "called: the interval is off zero; right: with people's sign; refuted: people's own interval says the "
+        "called: the interval is off zero; right: with people's sign; close: the same of differences below 0.05; refuted: people's own interval says the "
         "opposite. covered: people's difference, as measured, lies in the interval; with noise: with the noise of "
         "people's queries in it too. learned: by how much of a query's spread the two kinds of queries differ here.",
         soft_wrap=True,
@@ -85,7 +85,20 @@ def _print_systems(systems: list[dict[str, Any]]) -> None:
 
 def _print_rows(title: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("", "queries", "pairs", "called", "right", "refuted", "covered", "with noise", "tau", "by", "learned"):
+    for name in (
+        "",
+        "queries",
+        "pairs",
+        "called",
+        "right",
+        "close",
+        "refuted",
+        "covered",
+        "with noise",
+        "tau",
+        "by",
+        "learned",
+    ):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for name, row in rows:
         shares = (f"{row[key]:.0%}" for key in ("coverage", "compatible"))
@@ -95,6 +108,7 @@ def _print_rows(title: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
             f"{row['pairs']:,}",
             f"{row['claims']:,}",
             "" if row["agreement"] is None else f"{row['agreement']:.1%}",
+            f"{row['close']['right']} of {row['close']['claims']}",
             f"{row['contradicted']:,}",
             *shares,
             "" if row["tau"] is None else f"{row['tau']:.3f}",

@@ -25,6 +25,8 @@ WRITTEN, PEOPLE = "written", "people's"
 LEAST_SYSTEMS = 3
 LEAST_QUERIES = 20
 """Of each kind: with fewer, every interval holds nearly everything."""
+CLOSE = 0.05
+"""A difference that is hard to get right, as those of one recipe from another are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,12 @@ class Calibration:
         return sum(pair.claimed and pair.agrees for pair in self.pairs) / self.claims if self.claims else math.nan
 
     @property
+    def close(self) -> tuple[int, int]:
+        """Claims of a difference below ``CLOSE``, and how many of them have people's sign."""
+        calls = [pair.agrees for pair in self.pairs if pair.claimed and abs(pair.written.difference) < CLOSE]
+        return len(calls), sum(calls)
+
+    @property
     def contradicted(self) -> int:
         """Claims that people's queries refute, rather than leave open."""
         return sum(pair.contradicted for pair in self.pairs)
@@ -177,6 +185,7 @@ class Calibration:
             "between": self.between,
             "claims": self.claims,
             "agreement": None if math.isnan(self.agreement) else self.agreement,
+            "close": dict(zip(("claims", "right"), self.close, strict=True)),
             "contradicted": self.contradicted,
             "coverage": self.coverage,
             "compatible": self.compatible,
