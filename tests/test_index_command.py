@@ -179,8 +179,8 @@ def test_what_cannot_be_searched(made: Path, tmp_path: Path, capsys: pytest.Capt
         (("search", made, "x", "--weight", -1), "the weight of BM25 is -1.0; expected 0 (vectors alone) to 1000"),
         (("search", made, "x", "--backend", "static"), "holds vectors of backend 'torch', which those of 'static'"),
         (
-            ("search", tmp_path, "x", "--weight", 0.1),
-            "--weight, --model, --backend and --reranker are for an index, and",
+            ("search", tmp_path, "x", "--model", "m"),
+            "--model, --backend and --reranker are for an index, and",
         ),
         (("index", tiny_base(), tmp_path / "no.jsonl", "--out", made), "there is no file or folder"),
         (("index", tmp_path, tmp_path, "--out", made), "is a folder without config.json"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -390,3 +391,17 @@ print(answers(Path(sys.argv[1])))
 def test_reading_an_index_loads_no_torch() -> None:
     code = "import sys, tokay.indexing, tokay.search.index, tokay.finder; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
+
+
+def test_the_language_and_the_weight_stay_that_were_asked_for(tmp_path: Path) -> None:
+    out, plain = tmp_path / "asked" / "index", tmp_path / "plain" / "index"
+    index(plain, some(30))
+    asked = index(out, some(30), dataclasses.replace(PLAIN, language="german", weight=0.25)).header
+    assert (asked.hybrid.language, asked.hybrid.weight) == ("german", 0.25)
+    assert Index.open(out).words.language == "german"
+    assert not index(out, some(30)).changed
+    assert index(out, some(40)).header.hybrid == asked.hybrid
+    lighter = index(out, some(40), dataclasses.replace(PLAIN, weight=0.5))
+    assert (lighter.encoded, lighter.header.hybrid.weight, lighter.header.hybrid.language) == (0, 0.5, "german")
+    again = index(out, some(40), dataclasses.replace(PLAIN, language="auto")).header
+    assert again.hybrid.language == index(plain, some(40)).header.hybrid.language

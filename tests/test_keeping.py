@@ -421,6 +421,18 @@ def test_a_run_without_judgments(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "says"), [("map", "5 strengths"), ("tower", "steps, about"), ("table", "a table that learns from it")]
+)
+def test_a_plan_writes_nothing(form: str, says: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.rglob("*"))
+    assert call("train", run, "--keep-passages", "--plan", "--query-side", form) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said
+    assert "training queries, against" in said
+    assert sorted(run.rglob("*")) == before
+
+
 def test_options_that_do_not_go_together(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def says(*words: object) -> str:
         assert call("train", run, "--out", tmp_path / "x", *words) == 1
@@ -439,7 +451,7 @@ def test_options_that_do_not_go_together(run: Path, tmp_path: Path, capsys: pyte
     assert "--query-vectors fit a map, and --query-side is tower, which reads text; leave one of them out" in says(
         keep, "--query-vectors", "q.npy", "--vectors", "v.npy", "--query-side", "tower"
     )
-    assert "takes no --plan, --soup or --dev" in says(keep, "--soup", "0.5")
+    assert "takes no --soup or --dev" in says(keep, "--soup", "0.5")
     assert call("train", tmp_path / "mixture.toml", keep, "--out", tmp_path / "x") == 1
     assert "--keep-passages needs a run, and" in " ".join(capsys.readouterr().err.split())
 

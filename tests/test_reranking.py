@@ -65,6 +65,18 @@ def test_the_folder_has_models_forms_and_a_verdict(reranked: Path, capsys: pytes
     assert "unchanged" in capsys.readouterr().out
 
 
+def test_a_plan_counts_what_training_does(reranked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(reranked.rglob("*"))
+    assert call("train", reranked, "--what", "reranker", "--plan", *FAST, "--set", "rerank.layers=[1]") == 0
+    said = capsys.readouterr().out
+    done = json.loads((reranked / "rerank" / "training.json").read_text())[1]
+    assert said.startswith("1 layers, ")
+    assert f"{done['planned']:,} steps" in said
+    assert f"of {done['lists']:,} queries that have one" in said
+    assert int(said.split("about ")[1].split(" pairs")[0].replace(",", "")) == pytest.approx(done["pairs"], rel=0.1)
+    assert sorted(reranked.rglob("*")) == before
+
+
 def test_the_row_without_a_reranker_is_that_of_the_runs_verdict(reranked: Path) -> None:
     with Run(reranked, writable=False) as opened:
         rows = {row["system"]: row for row in opened.read_json("evaluate", "verdict")["rows"]}

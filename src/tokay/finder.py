@@ -44,7 +44,7 @@ class Answer:
     sentence: str
 
 
-def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
+def search_run(run: Run, query: str, *, top: int, hybrid: bool = False, weight: float | None = None) -> Answer:
     """Rank the run's passages for one query.
 
     Args:
@@ -52,15 +52,16 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         query: as a person would type it.
         top: results a model.
         hybrid: each model with BM25, by the weight that the run learned.
+        weight: of BM25, in place of that one; it implies ``hybrid``.
 
     Raises:
-        TokayError: an empty query, or a run that has not come to its verdict.
+        TokayError: an empty query, a weight that cannot be one, or a run that has not come to its verdict.
     """
     from tokay import Embedder  # says which extra is missing
     from tokay.vectors import with_cut
 
-    if not query.strip():
-        raise TokayError("the query is empty; write what you are looking for, in quotes")
+    check_queries([query], top, hybrid=hybrid, weight=weight)
+    hybrid = hybrid or weight is not None
     verdict: dict[str, Any] = run.read_json("evaluate", "verdict")
     chosen = run.read_json("vectors", "cut")
     made = "refit" if run.is_done("refit") else "train"
@@ -80,7 +81,7 @@ def search_run(run: Run, query: str, *, top: int, hybrid: bool) -> Answer:
         ranking = top_k(asked, vectors, DEPTH)
         if bm25 is not None:
             pools = pools_of(ranking, bm25, [query], asked, vectors, depth=DEPTH)
-            ranking = Hybrid.from_json(hybrids[name]).rank(list(pools), DEPTH)
+            ranking = Hybrid.from_json(hybrids[name]).weighing(weight).rank(list(pools), DEPTH)
         ranked[name] = [(i, s) for i, s in zip(ranking[0][0].tolist(), ranking[1][0].tolist(), strict=True) if i >= 0]
     shown = {i for found in ranked.values() for i, _ in found[:top]}
     passages = {i: p for i, p in enumerate(run.table("corpus", "passages", Passage)) if i in shown}
@@ -123,27 +124,32 @@ def search_index(
     """
     check_queries([query], top, hybrid=hybrid, weight=weight)
     index = Index.open(folder)
-    left_out, chosen = "", None
+    left_out, against, chosen = "", "", None
     if reranker is not None:
         chosen = Reranker.load(reranker, latency_ms=latency_ms)
+        against = "" if chosen.about is None or chosen.about.use else chosen.about.sentence
     elif rerank:
         about = about_of(Path(index.header.model.name))
         left_out = "" if about.use else about.sentence
         chosen = Reranker.load(index.header.model.name, latency_ms=latency_ms) if about.use else None
     hybrid = hybrid or rerank or reranker is not None  # the ranking that the reranker was trained on
     searcher = Searcher(index, index.load_model(model, backend=backend))
-    return Reranked(searcher.search([query], top=top, hybrid=hybrid, weight=weight, reranker=chosen)[0], left_out)
+    return Reranked(
+        searcher.search([query], top=top, hybrid=hybrid, weight=weight, reranker=chosen)[0], left_out, against
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Reranked:
     """Passages of tuned vectors and BM25 together, as the reranker orders them.
 
-    ``left_out`` is empty, or why the reranker was not used.
+    ``left_out`` is empty, or why the reranker was not used; ``against`` is empty, or the verdict of one that was named
+    and used in spite of it.
     """
 
     matches: list[Match]
-    left_out: str
+    left_out: str = ""
+    against: str = ""
 
 
 def search_run_reranked(run: Run, query: str, *, top: int, latency_ms: float | None = None) -> Reranked:

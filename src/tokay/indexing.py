@@ -32,7 +32,7 @@ from tokay.models.space import vector_space
 from tokay.models.two_sides import is_two_sided
 from tokay.progress import Progress, Silent
 from tokay.records import Passage, from_batches, schema_of, sha256_text
-from tokay.search.bm25 import BM25, K1, B
+from tokay.search.bm25 import AUTO, BM25, K1, B, check_language
 from tokay.search.hybrid import Hybrid, spread_of
 from tokay.search.index import (
     FORMAT,
@@ -43,6 +43,7 @@ from tokay.search.index import (
     Made,
     Method,
     Stored,
+    check_queries,
     is_index,
     read_header,
     recall_of,
@@ -81,12 +82,16 @@ class Shape:
         stored: of each number; default: float32.
         search: default: exact.
         rescore: candidates for each result; default: of the kind of search.
+        language: whose stems BM25 takes, or ``auto``; default: the run's, or that of most passages.
+        weight: of BM25; default: the run's, or the usual one.
     """
 
     dim: int | None = None
     stored: Stored | None = None
     search: Method | None = None
     rescore: int | None = None
+    language: str | None = None
+    weight: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +155,12 @@ def update_index(
         progress: is told of documents and texts.
 
     Raises:
-        TokayError: no such model or corpus, ``out`` is not ours to write, or it holds vectors of another model,
-            backend or width.
+        TokayError: no such model or corpus, no stems of the language, a weight that cannot be one, ``out`` is not ours
+            to write, or it holds vectors of another model, backend or width.
     """
+    if shape.language is not None:
+        check_language(shape.language, "--language")
+    check_queries([], 1, weight=shape.weight)
     source, maker = open_corpus(corpus), find_maker(model)
     fingerprint = vector_space(maker.folder)
     if is_index(out):
@@ -188,6 +196,7 @@ class _Writing:
         self.old = Index.open(out) if is_index(out) else None
         self.before = self.old.header if self.old else None
         self.dim, self.stored, self.search, self.rescore = self._shape(shape)
+        self.language, self.weight = self._words(shape)
         for leftover in (out / ".new", *self._versions()):
             if self.before is None or leftover.name != self.before.data:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -215,13 +224,25 @@ class _Writing:
         rescore = shape.rescore or (before.rescore if before is not None and same else usual)
         return dim, shape.stored or (before.stored if before else "float32"), search, rescore
 
+    def _words(self, shape: Shape) -> tuple[str, float | None]:
+        """The language and weight that were asked for, now or before; empty and None: neither was."""
+        said = shape.language or (self.before.language if self.before else "")
+        weight = shape.weight if shape.weight is not None else (self.before.weight if self.before else None)
+        return "" if said == AUTO else said, weight
+
+    def _as_asked(self, hybrid: Hybrid) -> Hybrid:
+        """BM25 and its weight, but for what was asked for."""
+        if self.language:
+            hybrid = dataclasses.replace(hybrid, language=self.language)
+        return hybrid.weighing(self.weight)
+
     def run(self, source: Source) -> Indexed:
         """Read, encode, make what searches, and let it count."""
         hashes, documents = self._read(source)
         if self.before is not None and self._is_as_before():
             self.cache.clear()
             shutil.rmtree(self.new)
-            self.recall, self.hybrid = self.before.recall, self.maker.hybrid or self.before.hybrid
+            self.recall, self.hybrid = self.before.recall, self._as_asked(self.maker.hybrid or self.before.hybrid)
             if self.search in PROPOSERS and self.rescore != self.before.rescore:
                 self._measure(self.out / self.before.data)
             header = self._header(self.before.data, hashes, documents, source.spec, self.before.files)
@@ -258,6 +279,8 @@ class _Writing:
             documents=documents,
             corpus=corpus,
             hybrid=self.hybrid,
+            language=self.language,
+            weight=self.weight,
             files=dict(files),
         )
 
@@ -294,7 +317,8 @@ class _Writing:
         assert self.before is not None
         was = self.before
         same = (was.dim, was.stored, was.search) == (self.dim, self.stored, self.search)
-        learned = self.maker.hybrid or was.hybrid
+        learned = self._as_asked(self.maker.hybrid or was.hybrid)
+        same &= self.maker.hybrid is not None or (self.language, self.weight) == (was.language, was.weight)
         same &= all(getattr(was.hybrid, name) == getattr(learned, name) for name in ("k1", "b", "language"))
         return same and all(
             file_sha256(self.out / was.data / f"{name}.parquet") == file_sha256(self.new / f"{name}.parquet")
@@ -379,13 +403,16 @@ class _Writing:
             self._measure(self.new)
         self.progress.start("counting words", None)
         learned = self.maker.hybrid
-        language = learned.language if learned else stems_for(p.text for p in self._every(LANGUAGE_SAMPLE))
+        language = self.language or (learned.language if learned else self._most_spoken())
         k1, b = (learned.k1, learned.b) if learned else (K1, B)
         bm25 = BM25((f"{p.title} {p.text}" for p in self._every()), k1=k1, b=b, language=language)
         bm25.save(self.new / "bm25")
         vectors = np.load(self.new / "vectors.npy", mmap_mode="r")
         some = vectors[:: max(1, len(vectors) // 500)]
-        self.hybrid = learned or Hybrid.usual(spread_of(np.asarray(some, np.float32), vectors), bm25)
+        self.hybrid = self._as_asked(learned or Hybrid.usual(spread_of(np.asarray(some, np.float32), vectors), bm25))
+
+    def _most_spoken(self) -> str:
+        return stems_for(p.text for p in self._every(LANGUAGE_SAMPLE))
 
     def _every(self, at_most: int | None = None) -> Iterator[Passage]:
         """All passages, or some that are evenly spread."""

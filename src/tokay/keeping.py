@@ -52,6 +52,8 @@ from tokay.vectorfile import digest_of, read_vectors
 
 PROBES = 4
 """Short passages that are encoded to see whether vectors are the base's."""
+PLANNED = 3
+"""Steps that a plan takes to see what one costs."""
 SAME = 0.995
 """Cosine from which they are: copies in int8 or of another back-end are within it, other models are not."""
 
@@ -285,6 +287,32 @@ def train_query_side(
     return Kept(out, form, seconds, verdict)
 
 
+def plan_lines(material: Material, settings: Settings, *, form: Form) -> list[str]:
+    """What a training of the query side would take, in words; nothing is written."""
+    from tokay.train.frozen import targets_of
+    from tokay.train.query_map import FOLDS, STRENGTHS
+    from tokay.train.query_table import EPOCHS, SPANS
+    from tokay.train.query_tower import steps_of
+
+    counts = {name: len(some) for name, some in material.parts.items()}
+    learned = len(targets_of(material.parts["train"], material.frozen).rows)
+    lines = [
+        f"{learned:,} training queries, against {int(material.frozen.open.sum()):,} of {len(material.passages):,} "
+        "passages whose vectors stay",
+        f"{counts['dev']:,} dev queries; the verdict: {counts[SEEN]:,} queries of known documents and "
+        f"{counts['test']:,} of held-out ones",
+    ]
+    if form == "map":
+        return [*lines, f"a map, {len(STRENGTHS)} strengths by cross-validation over {FOLDS} folds: a minute or so"]
+    began = time.perf_counter()
+    some = _tower(dataclasses.replace(material, parts={**material.parts, "dev": []}), settings, Silent(), PLANNED)
+    seconds = (time.perf_counter() - began) / max(1, some.steps) * steps_of(learned)
+    lines.append(f"a tower: {steps_of(learned):,} steps, about {seconds:,.0f} s at the speed of {some.steps} of them")
+    if form == "table":
+        lines.append(f"a table that learns from it: up to {SPANS:,} spans of passages, {EPOCHS} rounds over them")
+    return lines
+
+
 def _make_map(material: Material, settings: Settings, out: Path, progress: Progress) -> dict[str, Any]:
     from tokay.train.query_map import as_settings, train_map
 
@@ -335,7 +363,7 @@ def _make_table(material: Material, settings: Settings, out: Path, progress: Pro
     return {"steps": found.steps, "spans": found.spans, "table_seconds": found.seconds, "tower_ndcg@10": measured}
 
 
-def _tower(material: Material, settings: Settings, progress: Progress) -> Any:
+def _tower(material: Material, settings: Settings, progress: Progress, most_steps: int | None = None) -> Any:
     from tokay.train.query_tower import train_tower
 
     return train_tower(
@@ -345,6 +373,7 @@ def _tower(material: Material, settings: Settings, progress: Progress) -> Any:
         settings.train,
         choice=material.parts["dev"],
         prior=material.prior,
+        most_steps=most_steps,
         progress=progress,
     )
 

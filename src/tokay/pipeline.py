@@ -64,7 +64,7 @@ from tokay.records import (
 )
 from tokay.relabel import changes_of, relabelled, summary_of
 from tokay.report import write_relabel_report, write_report
-from tokay.search.bm25 import BM25, stemmer_of
+from tokay.search.bm25 import AUTO, BM25, check_language
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Hybrid, Ranking, margin_of
 from tokay.searchlog import TASK, answered_by, read_log
@@ -245,8 +245,7 @@ def run_distillation(
     base = find_model(settings.base)
     _need_torch()
     check_teacher(settings.train)
-    if settings.hybrid.language != "auto":
-        stemmer_of(settings.hybrid.language)  # that there is one
+    check_language(settings.hybrid.language, "hybrid.language")
     if settings.log and settings.llm.startswith("recorded"):
         raise TokayError(f"--queries {settings.log} needs an LLM that judges now; --llm {settings.llm} is a recording")
     if settings.log:
@@ -707,7 +706,7 @@ class _Distillation:
     def language(self) -> str:
         """Whose stems BM25 takes."""
         said = self.settings.hybrid.language
-        if said != "auto":
+        if said != AUTO:
             return said
         count = self.store.rows("corpus", "passages")
         return stems_for(p.text for p in itertools.islice(self.passages(), 0, None, max(1, count // LANGUAGE_SAMPLE)))

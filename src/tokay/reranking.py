@@ -34,7 +34,7 @@ from tokay.store import Run, StageOutput, fingerprint
 
 if TYPE_CHECKING:
     from tokay.models.torch_cross_encoder import TorchCrossEncoder
-    from tokay.train.lists import RankList
+    from tokay.train.lists import ListMaker
 
 CODE = (
     "tokay.reranking",
@@ -217,6 +217,49 @@ def check_run(path: Path) -> None:
         )
 
 
+def plan_lines(source: str, settings: Settings) -> list[str]:
+    """What the training of a run's reranker would take, in words; nothing is written.
+
+    Raises:
+        TokayError: as ``train_run``.
+    """
+    from tokay.train.plan import plan_reranker
+
+    path = Path(source).expanduser()
+    check_run(path)
+    chosen = settings.rerank
+    view = RunView(open_run(path), settings)
+    embedder = view.tuned()
+    maker = maker_of(view, embedder, chosen)
+    plans = [plan_reranker(untrained(embedder, chosen, layers), maker, chosen) for layers in chosen.layers]
+    return [line for plan in plans for line in plan.lines()]
+
+
+def maker_of(view: RunView, embedder: Any, settings: RerankSettings) -> ListMaker:
+    """The lists of a run's training part, and the texts that they are made of."""
+    from tokay.train.lists import ListMaker, lists_of
+
+    examples = view.examples()
+    lists = lists_of(examples, view.near(embedder, examples), below=settings.unjudged_below, near=NEAR_KEPT)
+    texts = {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
+    return ListMaker(list(lists), texts, settings)
+
+
+def untrained(embedder: Any, settings: RerankSettings, layers: int) -> TorchCrossEncoder:
+    """The model before its training: the base that is set, or the run's tuned embedder, with a new head."""
+    from tokay.models.torch_cross_encoder import TorchCrossEncoder, is_cross_encoder, keep_layers
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    name, cut = settings.base, settings.max_tokens
+    if name and is_cross_encoder(find_model(name)):
+        model = TorchCrossEncoder.load(name)
+        keep_layers(model.backbone, layers)
+        model.max_tokens = min(cut, model.max_tokens)
+        return model
+    embedder = TorchEmbedder.load(name) if name else embedder
+    return TorchCrossEncoder.on_top_of(embedder, layers=layers, max_tokens=cut, seed=settings.seed)
+
+
 class _Work:
     """The stage: one method a step."""
 
@@ -256,37 +299,13 @@ class _Work:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def lists(self) -> list[RankList]:
-        from tokay.train.lists import lists_of
-
-        examples = self.view.examples()
-        near = self.view.near(self.embedder, examples)
-        return list(lists_of(examples, near, below=self.settings.unjudged_below, near=NEAR_KEPT))
-
-    def begin(self, layers: int) -> TorchCrossEncoder:
-        """The model before its training."""
-        from tokay.models.torch_cross_encoder import TorchCrossEncoder, is_cross_encoder, keep_layers
-        from tokay.models.torch_embedder import TorchEmbedder
-
-        name, cut = self.settings.base, self.settings.max_tokens
-        if name and is_cross_encoder(find_model(name)):
-            model = TorchCrossEncoder.load(name)
-            keep_layers(model.backbone, layers)
-            model.max_tokens = min(cut, model.max_tokens)
-            return model
-        embedder = TorchEmbedder.load(name) if name else self.embedder
-        return TorchCrossEncoder.on_top_of(embedder, layers=layers, max_tokens=cut, seed=self.settings.seed)
-
     def one(self, layers: int) -> tuple[list[tuple[Form, CrossEncoder]], dict[str, Any]]:
         """A reranker of some layers, trained, calibrated, saved and exported: its forms, best first, and its story."""
-        from tokay.train.lists import ListMaker
         from tokay.train.reranker import tune_reranker
 
-        view = self.view
-        model = self.begin(layers)
+        model = untrained(self.embedder, self.settings, layers)
         name = f"layers-{model.layers}"
-        texts = {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
-        maker = ListMaker(self.lists(), texts, self.settings)
+        maker = maker_of(self.view, self.embedder, self.settings)
 
         def look() -> float:
             read = self.read(self.seen, model, depth=min(TOP, self.settings.depth))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokay.errors import TokayError
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import FEATURES, PRIOR, Feature, Hybrid, Pool, pools_of, spread_of
@@ -183,3 +184,13 @@ def test_a_models_scale() -> None:
     vectors = unit(rng.standard_normal((3000, 64)).astype(np.float32))
     assert spread_of(vectors[:600], vectors) == pytest.approx(1 / 8, rel=0.03)
     assert Hybrid.usual(0.1, BM25(["text"], k1=1.2)) == Hybrid(PRIOR * 0.1, {}, 1.2)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"weight": -1}, {"weight": "x"}, {"features": 3}, {"wieght": 1}, {"features": {"terms": {}}}]
+)
+def test_what_is_written_wrong_is_refused(damage: dict[str, object]) -> None:
+    right = dataclasses.asdict(Hybrid(0.2))
+    assert Hybrid.from_json(right) == Hybrid(0.2)
+    with pytest.raises(TokayError, match="BM25's weight is damaged"):
+        Hybrid.from_json(right | damage)

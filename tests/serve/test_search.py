@@ -45,6 +45,7 @@ def test_answers_are_those_of_the_index(client: Any, searcher: Searcher) -> None
 def test_filter_and_words(client: Any, searcher: Searcher) -> None:
     body = {"query": "glass", "filter": {"ids": ["d3", "d9"]}}
     assert {entry["id"] for entry in client.post("/v1/search", json=body).json()["data"]} == {"d3", "d9"}
+    assert len(client.post("/v1/search", json={"query": "glass", "top_k": None}).json()["data"]) == 10
     for extra in ({"hybrid": True}, {"weight": 1.0}, {"hybrid": False}):
         found = client.post("/v1/search", json={"query": "glass", **extra}).json()["data"]
         expected = searcher.search(["glass"], top=10, **extra)[0]
@@ -57,6 +58,19 @@ def test_several_indexes_are_told_apart(searcher: Searcher) -> None:
         refused = opened.post("/v1/search", json={"query": "glass"})
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == "several indexes are served: a, b; send one of them as model"
+
+
+def test_what_is_served_is_listed(searcher: Searcher) -> None:
+    with TestClient(make_app({"words": searcher.embedder}, indexes={"a": searcher, "words": searcher})) as opened:
+        listed = {entry["id"]: entry for entry in opened.get("/v1/models").json()["data"]}
+        assert opened.get("/v1/models/a").json() == listed["a"]
+    assert {name: entry["serves"] for name, entry in listed.items()} == {
+        "words": ["embeddings", "search"],
+        "words:query": ["embeddings"],
+        "words:passage": ["embeddings"],
+        "a": ["search"],
+    }
+    assert listed["a"]["dimensions"] == [searcher.index.header.dim]
 
 
 def test_without_an_index_there_is_no_route(searcher: Searcher) -> None:
@@ -84,6 +98,7 @@ def test_without_an_index_there_is_no_route(searcher: Searcher) -> None:
             "filter.ids is empty; send the ids that may be found, or no filter",
             "filter",
         ),
+        ({"query": "x", "hybrid": False, "weight": 0.1}, 400, "hybrid is false, and weight goes with BM25", "hybrid"),
         ({"query": 3}, 400, "field 'query' is 3; expected", "query"),
         ({"query": ["x"] * 9999}, 400, "field 'query' is ['x', 'x'", "query"),
         ([1], 400, "the body is a list; expected a JSON object", None),

@@ -71,6 +71,15 @@ def index(
         int | None, typer.Option(min=1, help="Keep the first DIM numbers of each vector (Matryoshka); default: all.")
     ] = None,
     stored: Annotated[str | None, typer.Option(help="Of each number: float32 (the default) or float16.")] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose stems BM25 takes: german, none, …, or auto; default: the run's, or that of the texts."
+        ),
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Of BM25 in hybrid searches; default: the run's, or the usual one.")
+    ] = None,
     backend: Backends = None,
 ) -> None:
     """Encode a corpus into a folder that 'tokay search' opens; run again, only what changed is encoded.
@@ -83,7 +92,7 @@ def index(
     from tokay.models.embedder import BACKENDS
     from tokay.search.index import METHODS, STORED
 
-    shape = Shape(dim, one_of(stored, "--stored", STORED), one_of(by, "--search", METHODS), rescore)
+    shape = Shape(dim, one_of(stored, "--stored", STORED), one_of(by, "--search", METHODS), rescore, language, weight)
     screen = Screen()
     with screen.bars:
         done = update_index(

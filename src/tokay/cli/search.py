@@ -47,7 +47,7 @@ def search(
     ] = False,
     weight: Annotated[
         float | None,
-        typer.Option(help="Of an index: the weight of BM25, in place of the learned one."),
+        typer.Option(help="Of BM25, in place of the learned one."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Of an index: where its model is now; default: where it was.")
@@ -92,17 +92,17 @@ def search(
         )
         _print_reranked(answer, as_json=as_json)
         return
-    if weight is not None or model is not None or backend is not None or reranker is not None:
-        raise TokayError(
-            f"--weight, --model, --backend and --reranker are for an index, and {where} is none; leave them out"
-        )
+    if model is not None or backend is not None or reranker is not None:
+        raise TokayError(f"--model, --backend and --reranker are for an index, and {where} is none; leave them out")
+    if rerank and weight is not None:
+        raise TokayError("--weight with --rerank is for an index; a run's reranker has learned beside the run's weight")
     if rerank:
         from tokay.finder import search_run_reranked
 
         answer = search_run_reranked(_run_or_index(where), query, top=top, latency_ms=latency_ms)
         _print_reranked(answer, as_json=as_json)
         return
-    _search_run(where, query, top=top, hybrid=hybrid, as_json=as_json)
+    _search_run(where, query, top=top, hybrid=hybrid, weight=weight, as_json=as_json)
 
 
 def _text_below(title: str, text: str) -> str:
@@ -118,6 +118,8 @@ def _text_below(title: str, text: str) -> str:
 def _print_reranked(answer: Reranked, *, as_json: bool) -> None:
     if answer.left_out:
         err.print(f"The reranker is left out, since its verdict was: {escape(answer.left_out)}.", soft_wrap=True)
+    if answer.against:
+        err.print(f"This reranker's verdict was: {escape(answer.against)}.", soft_wrap=True)
     _print_matches(answer.matches, as_json=as_json)
 
 
@@ -134,10 +136,10 @@ def _print_matches(found: Sequence[Match], *, as_json: bool) -> None:
         out.print("nothing found")
 
 
-def _search_run(run: Path, query: str, *, top: int, hybrid: bool, as_json: bool) -> None:
+def _search_run(run: Path, query: str, *, top: int, hybrid: bool, weight: float | None, as_json: bool) -> None:
     from tokay.finder import Found, search_run
 
-    answer = search_run(_run_or_index(run), query, top=top, hybrid=hybrid)
+    answer = search_run(_run_or_index(run), query, top=top, hybrid=hybrid, weight=weight)
     if as_json:
         sides = {"base": answer.base, "tuned": answer.tuned}
         data = {name: [found.entry(rank) for rank, found in enumerate(side, 1)] for name, side in sides.items()}

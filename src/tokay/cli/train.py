@@ -97,12 +97,12 @@ def train(
 ) -> None:
     """Train an embedder on the rows of a run, or on a mixture of sources; or a run's reranker (docs/rerank.md)."""
     if one_of(what, "--what", ("embedder", "reranker")) == "reranker":
-        others = {"--out": out_folder, "--adapter": adapter, "--soup": soup, "--dev": dev, "--plan": plan}
+        others: dict[str, object] = {"--out": out_folder, "--adapter": adapter, "--soup": soup, "--dev": dev}
         others |= {"--keep-passages": keep_passages, "--query-side": query_side, "--vectors": vectors}
         others |= {"--query-vectors": query_vectors}
         if given := [name for name, value in others.items() if value]:
             raise TokayError(f"{given[0]} is for an embedder, and --what is reranker; leave it out")
-        _train_reranker(source, base=base, config=config, overrides=set_ or ())
+        _train_reranker(source, base=base, config=config, overrides=set_ or (), plan=plan)
         return
     from tokay.tuning import check_out, check_source, plan_lines, read_material, run_training, settings_for
 
@@ -110,11 +110,11 @@ def train(
         ask = "" if keep_passages else ", or ask for --plan"
         raise TokayError(f"there is no --out; name the model folder to make{ask}")
     if keep_passages:
-        if plan or out_folder is None or soup or dev:
-            raise TokayError("--keep-passages trains a query side and takes no --plan, --soup or --dev; leave them out")
+        if soup or dev:
+            raise TokayError("--keep-passages trains a query side and takes no --soup or --dev; leave them out")
         settings = settings_for(source, {"train.adapter": adapter}, config=config, overrides=set_ or ())
         files = {"vectors": vectors or "", "query_vectors": query_vectors or ""}
-        _train_query_side(source, settings, out_folder, form=query_side, base=base, files=files)
+        _train_query_side(source, settings, None if plan else out_folder, form=query_side, base=base, files=files)
         return
     if query_side or vectors or query_vectors:
         raise TokayError("--query-side, --vectors and --query-vectors go with --keep-passages; add it")
@@ -146,31 +146,52 @@ def train(
 
 
 def _train_query_side(
-    source: str, settings: Settings, out_folder: Path, *, form: str | None, base: str | None, files: dict[str, str]
+    source: str,
+    settings: Settings,
+    out_folder: Path | None,
+    *,
+    form: str | None,
+    base: str | None,
+    files: dict[str, str],
 ) -> None:
-    from tokay.keeping import read_material, train_query_side
+    from tokay.keeping import plan_lines, read_material, train_query_side
     from tokay.models.two_sides import FORMS
     from tokay.tuning import check_out
 
     chosen = one_of(form or ("map" if files["query_vectors"] else "tower"), "--query-side", FORMS)
     assert chosen is not None  # there is a default
-    check_out(out_folder)
+    if out_folder is not None:
+        check_out(out_folder)
     screen = Screen()
     with screen.bars:
         screen.start("reading", None)
         material = read_material(source, settings, form=chosen, base=base, **files, progress=screen)
+        if out_folder is None:
+            screen.start("measuring some steps", None)
+            for line in plan_lines(material, settings, form=chosen):
+                screen.say(line)
+            return
         done = train_query_side(material, settings, out_folder, form=chosen, progress=screen)
     print_slices(done.verdict)
     out.print(f"query side: {escape(str(done.folder))} ({chosen}, {done.seconds:,.0f} s of training)", soft_wrap=True)
 
 
-def _train_reranker(source: str, *, base: str | None, config: Path | None, overrides: Sequence[str]) -> None:
-    from tokay.reranking import check_run, train_run
+def _train_reranker(
+    source: str, *, base: str | None, config: Path | None, overrides: Sequence[str], plan: bool
+) -> None:
+    from tokay.reranking import check_run, plan_lines, train_run
     from tokay.tuning import settings_for
 
     check_run(Path(source).expanduser())
     settings = settings_for(source, {"rerank.base": base}, config=config, overrides=overrides)
     screen = Screen()
+    if plan:
+        with screen.bars:
+            screen.start("measuring some micro-batches", None)
+            lines = plan_lines(source, settings)
+        for line in lines:
+            out.print(escape(line), soft_wrap=True)
+        return
     with screen.bars:
         done = train_run(source, settings, progress=screen)
     print_rerank_verdict(done.verdict)

@@ -106,7 +106,12 @@ def _from_hub(name: str) -> Path:
         raise TokayError(
             f"the Hub has no model {name!r} (or it is private: set HF_TOKEN); or name a folder{hint}"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except LocalEntryNotFoundError as error:
+        raise TokayError(
+            f"model {name!r} is no folder here, and the Hugging Face Hub could not be reached; name a folder, or try "
+            f"again with a connection{hint}"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
         raise TokayError(
             f"model {name!r} is no folder here and could not be fetched from the Hub: {first_line(error)}{hint}"
         ) from error

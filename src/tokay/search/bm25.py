@@ -18,6 +18,8 @@ K1 = 0.9
 B = 0.4
 """The settings of Pyserini's and BEIR's BM25 baselines (Lin et al. 2021; Thakur et al. 2021)."""
 ENGLISH = "english"
+AUTO = "auto"
+"""In place of a language: that of most texts."""
 NO_LANGUAGE = "none"
 """Neither stems nor stop words."""
 
@@ -185,7 +187,15 @@ def stemmer_of(language: str) -> Callable[[str], str]:
     return stem
 
 
-@functools.cache
+def check_language(language: str, option: str) -> None:
+    """Raise where there are no stems of the language that an option or a setting names."""
+    if language != AUTO and language not in languages():
+        raise TokayError(
+            f"{option} is {language!r}, of which there are no stems{did_you_mean(language, [AUTO, *languages()])}; "
+            f"expected auto or one of {', '.join(languages())}"
+        )
+
+
 def stop_words(language: str) -> frozenset[str]:
     """Of a language: Lucene's list for English, bm25s's for those that it has; no word for any other."""
     from bm25s import stopwords

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokay.errors import TokayError
 from tokay.search.bm25 import BM25, ENGLISH, K1, B, best_of
 from tokay.search.dense import rescored
 
@@ -76,9 +77,24 @@ class Hybrid:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Hybrid:
-        """Of what ``dataclasses.asdict`` gave."""
-        features = {name: Feature(**about) for name, about in data["features"].items()}
-        return cls(**{**data, "features": features})
+        """Of what ``dataclasses.asdict`` gave.
+
+        Raises:
+            TokayError: it is something else, or its weight cannot be one.
+        """
+        try:
+            features = {name: Feature(**about) for name, about in data["features"].items()}
+            return cls(**{**data, "features": features})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TokayError(
+                f"what is written of BM25's weight is damaged ({error}); run 'tokay distill' or 'tokay index' again"
+            ) from error
+
+    def weighing(self, weight: float | None) -> Hybrid:
+        """With this weight for every query; None: as it is."""
+        if weight is None:
+            return self
+        return dataclasses.replace(self, weight=weight, features={}, learned=False)
 
     def weight_of(self, traits: Mapping[str, float]) -> float:
         """``w(q)`` of a query with these traits."""

@@ -72,7 +72,7 @@ class Made(_Section):
 
 
 class Header(_Section):
-    """``index.json``: what an index says of itself."""
+    """``index.json``: what an index says of itself; ``language`` and ``weight`` were asked for, of BM25."""
 
     format: Literal[2]
     data: Annotated[str, Field(pattern=r"^data-\d{6,}$")]
@@ -86,6 +86,8 @@ class Header(_Section):
     documents: int
     corpus: str
     hybrid: Hybrid
+    language: str = ""
+    weight: float | None = None
     files: dict[str, int]
 
 
@@ -239,11 +241,7 @@ class Index:
             weight: of BM25; None: the one that the run learned, or the usual one.
             among: the only indices that may be found, in ascending order.
         """
-        hybrid = (
-            self.header.hybrid
-            if weight is None
-            else dataclasses.replace(self.header.hybrid, weight=weight, features={})
-        )
+        hybrid = self.header.hybrid.weighing(weight)
         dense = self.rank(queries, DEPTH, among=among)
         return hybrid.rank(list(pools_of(dense, self.words, texts, queries, self.vectors, among=among)), k)
 

@@ -80,7 +80,11 @@ def make_app(
 
     app = FastAPI(title="Tokay", version=tokay.__version__, lifespan=life, redirect_slashes=False)
     # Google's before OpenAI's: /v1/models/NAME would take /v1/models/NAME:embedContent for a name
-    for routes in (_health(batcher, metrics), gemini.router(catalogue, encoder), openai.router(catalogue, encoder)):
+    for routes in (
+        _health(batcher, metrics),
+        gemini.router(catalogue, encoder),
+        openai.router(catalogue, encoder, _beside(indexes or {}, rerankers or {})),
+    ):
         app.include_router(routes)
     known = rerank.Rerankers(rerankers or {}, encoder)
     if rerankers:
@@ -93,6 +97,19 @@ def make_app(
     names = [*catalogue.models, *catalogue.aliases()]
     app.openapi = lambda: document(app, names, keys=bool(options.api_keys))  # type: ignore[method-assign]
     return app
+
+
+def _beside(indexes: Mapping[str, Searcher], rerankers: Mapping[str, Reranker[Any]]) -> dict[str, dict[str, Any]]:
+    """Indexes and rerankers as ``/v1/models`` lists them; one name may be both."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, reranker in rerankers.items():
+        found[name] = {"serves": ["rerank"], "dimensions": [], "max_tokens": reranker.model.max_tokens}
+        found[name]["vector_space"] = ""
+    for name, searcher in indexes.items():
+        serves = [*found.get(name, {}).get("serves", ()), "search"]
+        about = {"dimensions": [searcher.index.header.dim], "max_tokens": searcher.embedder.config.max_tokens}
+        found[name] = about | {"serves": serves, "vector_space": searcher.index.header.model.fingerprint}
+    return found
 
 
 def _health(batcher: Batcher, metrics: Metrics) -> APIRouter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -75,6 +76,7 @@ class Model(BaseModel):
     owned_by: str
     dimensions: list[int]
     max_tokens: int
+    serves: list[Literal["embeddings", "rerank", "search"]] = Field(description="The routes that the name is for.")
     vector_space: str = Field(description="Vectors of models with the same one can be compared; empty: not known.")
 
 
@@ -85,8 +87,14 @@ class Models(BaseModel):
     data: list[Model]
 
 
-def router(catalogue: Catalogue, encoder: Encoder) -> APIRouter:
-    """The routes that OpenAI's clients know."""
+def router(catalogue: Catalogue, encoder: Encoder, beside: Mapping[str, Mapping[str, Any]] | None = None) -> APIRouter:
+    """The routes that OpenAI's clients know.
+
+    Args:
+        catalogue: the models.
+        encoder: runs them.
+        beside: what else is served, as ``Model`` has it: rerankers and indexes by name.
+    """
     routes = APIRouter()
     refusals = documented(OpenAIErrors)
     started = int(time.time())
@@ -98,16 +106,23 @@ def router(catalogue: Catalogue, encoder: Encoder) -> APIRouter:
         """Vectors of texts."""
         return await _embeddings(read(EmbeddingsRequest, await request.body()), catalogue, encoder)
 
+    others = beside or {}
+
     def described(name: str) -> dict[str, Any]:
+        known: dict[str, Any] = {"id": name, "object": "model", "created": started, "owned_by": "tokay"}
+        also = others.get(name, {})
+        if also and name not in catalogue.models:
+            return known | dict(also)
         served = catalogue.find(name)
         sizes = {"dimensions": list(served.widths), "max_tokens": served.embedder.config.max_tokens}
-        space = {"vector_space": served.embedder.space}
-        return {"id": name, "object": "model", "created": started, "owned_by": "tokay", **sizes, **space}
+        serves = {"serves": ["embeddings", *also.get("serves", ())]}
+        return known | sizes | serves | {"vector_space": served.embedder.space}
 
     @routes.get("/v1/models", responses={200: {"model": Models}, 401: refusals[401]})
     async def models() -> Response:
-        """The served models, and their aliases for clients that can send a name alone."""
-        return in_json({"object": "list", "data": [described(n) for n in [*catalogue.models, *catalogue.aliases()]]})
+        """All that is served, and aliases of the models for clients that can send a name alone."""
+        names = dict.fromkeys([*catalogue.models, *catalogue.aliases(), *others])
+        return in_json({"object": "list", "data": [described(name) for name in names]})
 
     @routes.get("/v1/models/{name:path}", responses={200: {"model": Model}, 401: refusals[401], 404: refusals[404]})
     async def model(name: str) -> Response:

@@ -20,6 +20,9 @@ from tokay.serve.reading import Said, read
 from tokay.serve.refusal import OpenAIErrors, Refusal, documented, in_json
 from tokay.serve.rerank import Rerankers
 
+TOP_K = 10
+"""Results, unless a request says otherwise."""
+
 
 class Filter(Said):
     """Which passages may be found."""
@@ -35,9 +38,11 @@ class SearchRequest(Said):
     model_config = ConfigDict(extra="forbid")
 
     query: str
-    top_k: Annotated[int, Field(ge=1, le=DEPTH)] = 10
+    top_k: Annotated[int, Field(ge=1, le=DEPTH)] | None = Field(None, description="Results; default: 10.")
     filter: Filter | None = None
-    hybrid: bool = Field(False, description="With BM25, by the weight that the index's run learned.")
+    hybrid: bool | None = Field(
+        None, description="With BM25, by the weight that the index's run learned; default: with rerank or weight."
+    )
     weight: Annotated[float, Field(ge=0, le=HEAVIEST, allow_inf_nan=False)] | None = Field(
         None, description="Of BM25, in place of the index's own."
     )
@@ -107,6 +112,10 @@ async def _answer(
     if asked.filter is not None and not asked.filter.ids:
         message = "filter.ids is empty; send the ids that may be found, or no filter"
         raise Refusal(400, message, param="filter")
+    if asked.hybrid is False and (asked.rerank or asked.weight is not None):
+        other = "rerank" if asked.rerank else "weight"
+        message = f"hybrid is false, and {other} goes with BM25; leave one of them out"
+        raise Refusal(400, message, param="hybrid")
     encoded = await encoder.encode(Served(name, searcher.embedder), [Asked(asked.query, "query", field="query")])
     vectors = searcher.embedder.finish(encoded.vectors, searcher.index.header.dim)
     ids = asked.filter.ids if asked.filter else None
@@ -116,8 +125,8 @@ async def _answer(
             searcher.find,
             [asked.query],
             vectors,
-            top=asked.top_k,
-            hybrid=asked.hybrid or asked.rerank,  # the ranking that the reranker was trained on
+            top=asked.top_k or TOP_K,
+            hybrid=bool(asked.hybrid) or asked.rerank,  # the ranking that the reranker was trained on
             weight=asked.weight,
             ids=ids,
             reranker=reranker,

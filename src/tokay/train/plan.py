@@ -1,4 +1,4 @@
-"""What a training will take, before its first step: rows, steps, tokens, memory, time.
+"""What a training will take, an embedder's or a reranker's, before its first step: rows, steps, tokens, memory, time.
 
 Counts are those of some of the training's own batches. Time and memory come from a few of their micro-batches, which
 are computed for it; weights are left as they are.
@@ -12,18 +12,22 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tokay.models.torch_cross_encoder import TorchCrossEncoder
 from tokay.models.torch_embedder import TorchEmbedder
-from tokay.settings import TrainSettings
+from tokay.settings import RerankSettings, TrainSettings
 from tokay.train.adapters import ADAM, Savings, adapter_of, savings_of
 from tokay.train.embedder import draw_of, maker_of, prepared, ready_to_train
 from tokay.train.engine import Engine
+from tokay.train.lists import ListMaker
 from tokay.train.mixture import Source
 from tokay.train.objective import Objective
+from tokay.train.reranker import RerankerTrainee, ready_reranker
 from tokay.train.trainee import Cut, EmbedderTrainee
 
 BATCHES = 12
@@ -140,12 +144,85 @@ def plan_training(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class RerankerPlan:
+    """A reranker's training in numbers; ``seconds`` and ``memory`` are estimates, looks at dev queries left out."""
+
+    layers: int
+    lists: int
+    steps: int
+    batch_size: int
+    pairs: int
+    tokens: int
+    useful: float
+    seconds: float
+    memory: int
+    trainable: int
+    precision: str
+    device: str
+
+    def lines(self) -> list[str]:
+        """In words."""
+        return [
+            f"{self.layers} layers, {self.trainable:,} parameters are trained",
+            f"{self.steps:,} steps of up to {self.batch_size} lists, of {self.lists:,} queries that have one",
+            f"about {self.pairs:,} pairs of a query and a passage, {self.tokens:,} tokens, {self.useful:.0%} of the "
+            "computed ones",
+            f"about {_duration(self.seconds)} in {self.precision} on {self.device}, at the speed of {CHUNKS} "
+            "micro-batches that were computed now; looks at dev queries and the export come on top",
+            f"about {self.memory / 1e9:.1f} GB of memory at the peak",
+        ]
+
+
+def plan_reranker(model: TorchCrossEncoder, maker: ListMaker, settings: RerankSettings) -> RerankerPlan:
+    """Count and measure.
+
+    Args:
+        model: before its training; its weights are left as they are.
+        maker: the lists.
+        settings: of the reranker.
+    """
+    engine = Engine(precision=settings.precision)
+    trainee = RerankerTrainee(model, settings, engine)
+    steps, before = maker.steps(), _memory(engine)
+    places = np.unique(np.linspace(0, steps - 1, BATCHES).round().astype(int)).tolist() if steps else []
+    batches = [next(maker.batches(place)) for place in places]  # easy lists come first, and are not like hard ones
+    cuts = [trainee.cut(batch) for batch in batches]
+    share, work = steps / max(1, len(cuts)), trainee.work
+    with ready_reranker(model, engine, settings):
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        forward, backward, activations = _measure(trainee, _middle(cuts), engine) if cuts else (0.0, 0.0, 0.0)
+    kept = max((sum(s for s, k in zip(c.sizes, c.kept, strict=True) if k) + max(c.sizes) for c in cuts), default=0)
+    return RerankerPlan(
+        layers=model.layers,
+        lists=len(maker.lists),
+        steps=steps,
+        batch_size=settings.batch_size,
+        pairs=round(work.texts * share),
+        tokens=round(work.tokens * share),
+        useful=work.useful,
+        seconds=((forward + backward) * work.padded + forward * work.twice) * share,
+        memory=round(before + (4 + ADAM) * trainable + activations * kept),
+        trainable=trainable,
+        precision=engine.precision,
+        device=str(engine.device),
+    )
+
+
+class _Trainee(Protocol):
+    """What encodes micro-batches."""
+
+    module: torch.nn.Module
+
+    def encode(self, cut: Cut, chunk: Sequence[int]) -> Tensor: ...
+
+
 def _middle(cuts: Sequence[Cut]) -> Cut:
     """The batch of middling size."""
     return sorted(cuts, key=lambda cut: sum(cut.sizes))[len(cuts) // 2]
 
 
-def _measure(trainee: EmbedderTrainee, cut: Cut, engine: Engine) -> tuple[float, float, float]:
+def _measure(trainee: _Trainee, cut: Cut, engine: Engine) -> tuple[float, float, float]:
     """Seconds forward, seconds backward and bytes of activations, each for a padded token."""
     places = np.linspace(0, len(cut.chunks) - 1, CHUNKS).round().astype(int).tolist()
     chunks = [cut.chunks[places[-1]], *(cut.chunks[p] for p in places)]  # the first one warms up

@@ -111,6 +111,11 @@ class _Tower(nn.Module):
         return found if self.matrix is None else found @ self.matrix.T
 
 
+def steps_of(queries: int) -> int:
+    """Steps of a training on so many queries that some open passage answers."""
+    return EPOCHS * -(-queries // BATCH)
+
+
 def train_tower(
     base: TorchEmbedder,
     asked: Sequence[Asked],
@@ -119,6 +124,7 @@ def train_tower(
     *,
     choice: Sequence[Asked] = (),
     prior: NDArray[np.float32] | None = None,
+    most_steps: int | None = None,
     progress: Progress | None = None,
 ) -> Tower:
     """Train a copy of the base to put queries near the passages that answer them.
@@ -131,6 +137,7 @@ def train_tower(
         choice: dev queries, of documents that training does not see: the smallest weight of the trained tower within
             one standard error of the best on them is taken (WiSE-FT, 2109.01903).
         prior: (W, D), from the base's space to the passages'; None: they are one.
+        most_steps: end after so many, to see what they take.
         progress: advanced by steps.
     """
     progress = progress or Silent()
@@ -147,13 +154,14 @@ def train_tower(
     ids = embedder.tokenize(written)
     count = len(ids)
     per_epoch = -(-count // BATCH)
+    planned = min(steps_of(count), most_steps or steps_of(count))
 
     def batches(start: int) -> Iterator[list[int]]:
-        for step in range(start, EPOCHS * per_epoch):
+        for step in range(start, planned):
             order = np.random.default_rng([settings.seed, step // per_epoch]).permutation(count)
             yield order[step % per_epoch :: per_epoch].tolist()
 
-    schedule = Schedule(steps=EPOCHS * per_epoch, learning_rate=RATE, seed=settings.seed)
+    schedule = Schedule(steps=planned, learning_rate=RATE, seed=settings.seed)
     progress.start("query tower", schedule.steps)
     began, steps = time.perf_counter(), 0
     with ready_to_train(embedder, engine, settings):

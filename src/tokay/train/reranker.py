@@ -57,14 +57,7 @@ class RerankerTrainee:
 
     def backward(self, batch: ListBatch) -> float:
         """Add this process's part of the gradients of the batch's loss; return the loss."""
-        device = self.engine.device
-        cut = cut_of(
-            self.model.tokenize(batch.pairs),
-            self.engine,
-            tokens_kept=self.settings.tokens_kept,
-            work=self.work,
-            setting="rerank.batch_size",
-        )
+        device, cut = self.engine.device, self.cut(batch)
         place = torch.tensor([i for chunk in cut.chunks for i in chunk], device=device).argsort()
         listed, grades = batch.listed.to(device), batch.grades.to(device)
 
@@ -75,6 +68,12 @@ class RerankerTrainee:
         return backward(
             lambda chunk: self.encode(cut, chunk), cut.chunks, loss, kept=cut.kept.__getitem__, engine=self.engine
         )
+
+    def cut(self, batch: ListBatch) -> Cut:
+        """Tokenise the pairs, put those of like length together, and count them."""
+        ids = self.model.tokenize(batch.pairs)
+        kept = self.settings.tokens_kept
+        return cut_of(ids, self.engine, tokens_kept=kept, work=self.work, setting="rerank.batch_size")
 
     def encode(self, cut: Cut, chunk: Sequence[int]) -> Tensor:
         """Logits of a chunk's n pairs, (n, 1)."""
@@ -134,12 +133,6 @@ def train_reranker(
     engine = engine or Engine(precision=settings.precision)
     trainee = RerankerTrainee(model, settings, engine)
     trainee.work = work or Work()
-    model.to(engine.device)
-    model.requires_grad_(True)
-    if settings.freeze_embeddings:
-        for parameter in embeddings_of(model.backbone):
-            parameter.requires_grad_(False)
-    set_dropout(model, settings.dropout)
     schedule = Schedule(
         steps=maker.steps(),
         learning_rate=settings.learning_rate,
@@ -149,9 +142,22 @@ def train_reranker(
         look_every=-(-maker.steps() // settings.looks),
         seed=settings.seed,
     )
+    with ready_reranker(model, engine, settings):
+        yield from train(trainee, maker.batches, schedule, engine=engine, checkpoints=checkpoints, look=look)
+
+
+@contextlib.contextmanager
+def ready_reranker(model: TorchCrossEncoder, engine: Engine, settings: RerankSettings) -> Iterator[None]:
+    """On the device, with dropout, and with gradients of what is trained."""
+    model.to(engine.device)
+    model.requires_grad_(True)
+    if settings.freeze_embeddings:
+        for parameter in embeddings_of(model.backbone):
+            parameter.requires_grad_(False)
+    set_dropout(model, settings.dropout)
     on_cpu = engine.precision == "bf16" and engine.device.type == "cpu"
     with float32_attention(model) if on_cpu else contextlib.nullcontext():
-        yield from train(trainee, maker.batches, schedule, engine=engine, checkpoints=checkpoints, look=look)
+        yield
     model.requires_grad_(False)
 
 
