@@ -201,6 +201,15 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Trait:
+    """What a query is like in one respect, such as its length: what slices of a result are by."""
+
+    query_id: str
+    trait: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Change:
     """What a judge thinks of one pair of a user's labels; label or grade is -1 where there is none."""
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
 from tokay.cli.screen import escape, out, print_wide
+
+
+def interval_of(comparison: Mapping[str, Any] | None) -> str:
+    """A difference with its interval; empty where there is none."""
+    c = comparison
+    return f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else ""
+
+
+def p_of(comparison: Mapping[str, Any] | None) -> str:
+    """A p-value; empty where there is none."""
+    if not comparison:
+        return ""
+    return "<0.001" if comparison["p_value"] < 0.001 else f"{comparison['p_value']:.3f}"
 
 
 def print_verdict(verdict: dict[str, Any], title: str) -> None:
@@ -29,8 +43,8 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
             row["label"],
             *(f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "recall@100", "mrr")),
             f"{row['judged@10']:.0%}",
-            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
-            ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
+            interval_of(c),
+            p_of(c),
         )
     print_wide(table)
     out.print(
@@ -61,8 +75,8 @@ def print_slices(slices: dict[str, Any]) -> None:
             TITLES[name].lower(),
             f"{found['queries']:,}",
             *(f"{found[side]['ndcg@10']:.3f}" for side in ("base", "tuned")),
-            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})",
-            "<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}",
+            interval_of(c),
+            p_of(c),
             f"{c['detectable']:.3f}",
         )
     print_wide(table)
@@ -81,8 +95,8 @@ def print_rerank_verdict(verdict: dict[str, Any]) -> None:
             *(f"{row[m]:.3f}" for m in ("ndcg@10", "recall@10", "mrr")),
             f"{row['judged@10']:.0%}",
             f"{row['ms']:.0f}",
-            f"{c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f})" if c else "",
-            ("<0.001" if c["p_value"] < 0.001 else f"{c['p_value']:.3f}") if c else "",
+            interval_of(c),
+            p_of(c),
         )
     print_wide(table)
     out.print(

@@ -292,11 +292,11 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
         ) from error
 
 
-def hub_stream(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of one split, from the network or a folder as they are asked for."""
+def hub_stream(name: str, split: str, configuration: str = "") -> Iterable[Mapping[str, Any]]:
+    """The rows of one split, of a configuration where there are several, from the network or a folder, as asked for."""
     load = _datasets()
     try:
-        splits = load(name, streaming=True)
+        splits = load(name, *([configuration] if configuration else []), streaming=True)
     except Exception as error:  # the library raises whatever the Hub, the network or a file format makes it raise
         raise TokayError(
             f"hf:{name} cannot be opened ({one_line(str(error))[:300]}); expected a dataset of the Hugging "

@@ -16,6 +16,8 @@ METRICS: Final = ("ndcg@10", "recall@10", "recall@100", "mrr")
 
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
+Orders = Mapping[str, Sequence[str]]
+"""Query id -> passage ids, best first."""
 
 
 def evaluate_run(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
@@ -26,9 +28,14 @@ def evaluate_run(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     first relevant one in the whole list. A passage is relevant when its grade is above 0; a query without one, or
     without a ranking, has 0 everywhere (trec_eval leaves the latter out of its means).
     """
+    return evaluate_orders(qrels, {query_id: rank_order(run.get(query_id, {})) for query_id in qrels})
+
+
+def evaluate_orders(qrels: Qrels, orders: Orders) -> dict[str, dict[str, float]]:
+    """As ``evaluate_run``, of rankings that are in order already."""
     values: dict[str, dict[str, float]] = {metric: {} for metric in METRICS}
     for query_id, grades in qrels.items():
-        gains = [grades.get(passage_id, 0) for passage_id in rank_order(run.get(query_id, {}))]
+        gains = [grades.get(passage_id, 0) for passage_id in orders.get(query_id, ())]
         relevant = sum(1 for grade in grades.values() if grade > 0)
         values["ndcg@10"][query_id] = ndcg(gains, list(grades.values()), k=10)
         for k in (10, 100):
@@ -58,7 +65,11 @@ def _dcg(gains: Sequence[int]) -> float:
 
 def judged_share(run: Run, judged: Mapping[str, set[str]], *, k: int = 10) -> float:
     """Share of the passages in all top k that were judged for their query, whatever the grade; 0 without any."""
-    tops = [(query_id, rank_order(scores)[:k]) for query_id, scores in run.items()]
-    shown = sum(len(top) for _, top in tops)
-    known = sum(passage_id in judged.get(query_id, ()) for query_id, top in tops for passage_id in top)
+    return judged_share_of({query_id: rank_order(scores)[:k] for query_id, scores in run.items()}, judged)
+
+
+def judged_share_of(tops: Orders, judged: Mapping[str, set[str]]) -> float:
+    """As ``judged_share``, of the top k of rankings."""
+    shown = sum(len(top) for top in tops.values())
+    known = sum(passage_id in judged.get(query_id, ()) for query_id, top in tops.items() for passage_id in top)
     return known / shown if shown else 0.0

@@ -53,27 +53,46 @@ def read_labels(
     """
     words = words or Words()
     texts = dict(_queries(_queries_file(queries, words)))
-    unknown = ""
+    return checked_labels(texts, _qrels(_qrels_file(qrels, split, words), split, words), known_ids=known_ids, of=qrels)
+
+
+def checked_labels(
+    texts: Mapping[str, str], rows: Iterable[tuple[str, str, int]], *, known_ids: set[str], of: str
+) -> Labels:
+    """Labels that fit queries and corpus; the rest is counted.
+
+    Args:
+        texts: query id -> text.
+        rows: (query id, passage id, grade).
+        known_ids: the corpus's passage ids.
+        of: whose labels they are, for messages.
+
+    Raises:
+        TokayError: fewer than two queries have a relevant passage.
+    """
+    unknown = stranger = ""
     wanted: dict[str, dict[str, int]] = {}
     dropped = {
         "labels of unknown passages": 0,
         "labels of unknown queries": 0,
         "queries without a relevant passage": 0,
     }
-    for query_id, passage_id, grade in _qrels(_qrels_file(qrels, split, words), split, words):
+    for query_id, passage_id, grade in rows:
         if passage_id not in known_ids:
             dropped["labels of unknown passages"] += 1
             unknown = unknown or passage_id
         elif query_id not in texts:
             dropped["labels of unknown queries"] += 1
+            stranger = stranger or query_id
         else:
             wanted.setdefault(query_id, {})[passage_id] = grade
     kept = {q: grades for q, grades in wanted.items() if any(grade > 0 for grade in grades.values())}
     dropped["queries without a relevant passage"] = len(wanted) - len(kept)
     if len(kept) < 2:
+        hint = _hint(unknown, known_ids) or _stranger(stranger, texts)
         raise TokayError(
-            f"{qrels}: {len(kept)} queries have a relevant passage of this corpus ({dropped}); expected the ids of the "
-            f"corpus's _id column and of the queries' _id column{_hint(unknown, known_ids)}"
+            f"{of}: {len(kept)} queries have a relevant passage of this corpus ({dropped}); expected the ids of the "
+            f"corpus's _id column and of the queries' _id column{hint}"
         )
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 
@@ -96,6 +115,13 @@ def _hint(unknown: str, known_ids: set[str]) -> str:
             f"; the corpus split {unknown!r} into {unknown + '#0'!r} and so on: --set corpus.chunk=never keeps it whole"
         )
     return f"; the labels name {unknown!r}, the corpus has ids such as {min(known_ids)!r}"
+
+
+def _stranger(query_id: str, texts: Mapping[str, str]) -> str:
+    """How the labels' and the queries' ids differ, by an example of each."""
+    if not query_id or not texts:
+        return ""
+    return f"; the labels name the query {query_id!r}, the queries have ids such as {min(texts)!r}"
 
 
 def _queries_file(name: str, words: Words) -> Path:

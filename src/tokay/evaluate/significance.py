@@ -21,6 +21,8 @@ NORMAL = 1.960
 """Standard errors on either side of a 95 % interval: the normal distribution's quantile 0.975."""
 POWER = NORMAL + 0.842
 """Standard errors that are found at 5 % with 80 % power: quantiles 0.975 and 0.8 of the normal distribution."""
+_OUT_OF_REACH = 10
+"""Times that a difference may be below what can be seen to be worth a figure: that takes 100 times the queries."""
 _CELLS = 4_000_000
 """Random numbers held at a time."""
 
@@ -120,8 +122,8 @@ def compare(
     )
 
 
-def sentence(comparison: Comparison, name: str, *, against: str = "the base") -> str:
-    """The verdict in words: better, worse, or not distinguishable and what would be."""
+def sentence(comparison: Comparison, name: str, *, against: str = "the base", end: str = "") -> str:
+    """The verdict in words: better, worse, or not distinguishable and what would be (``end``, or ``can_show``)."""
     c = comparison
     p = "p < 0.001" if c.p_value < 0.001 else f"p = {c.p_value:.3f}"
     interval = f"95 % interval {c.low:+.3f} to {c.high:+.3f}"
@@ -132,8 +134,9 @@ def sentence(comparison: Comparison, name: str, *, against: str = "the base") ->
             f"{name} is {word} than {against} by {abs(c.difference):.3f} ± {half:.3f} nDCG@10 ({c.mean_b:.3f} to "
             f"{c.mean_a:.3f}; {interval}; {p})"
         )
-    return f"{name} is not distinguishable from {against}: {c.difference:+.3f} nDCG@10 ({interval}; {p}); " + can_show(
-        c
+    return (
+        f"{name} is not distinguishable from {against}: {c.difference:+.3f} nDCG@10 ({interval}; {p}); "
+        f"{end or can_show(c)}"
     )
 
 
@@ -147,6 +150,24 @@ def can_show(comparison: Comparison) -> str:
     if not comparison.detectable:
         return f"both rank all {comparison.queries} queries alike"
     return f"{comparison.queries} queries can show a difference of {comparison.detectable:.3f}"
+
+
+def needed(comparison: Comparison, difference: float) -> int:
+    """About how many queries like these would show a difference with 80 % power: the error falls with their root."""
+    return math.ceil(comparison.queries * (comparison.detectable / difference) ** 2) if difference else 0
+
+
+def cannot_see(comparison: Comparison) -> str:
+    """What these queries are too few for, and how many would show what they hint at, in words."""
+    c, size = comparison, abs(comparison.difference)
+    if not c.detectable:
+        return can_show(c)
+    said = f"with {c.queries:,} queries a difference under {c.detectable:.3f} cannot be seen"
+    if c.detectable >= 1:
+        return f"{said}: write queries for more passages"
+    if size < c.detectable / _OUT_OF_REACH:
+        return f"{said}, and one of {size:.3f} not with {_OUT_OF_REACH**2} times as many"
+    return f"{said}: about {needed(c, size):,} would show one of {size:.3f}" if size < c.detectable else said
 
 
 def _by_group(
@@ -165,7 +186,7 @@ def _by_group(
 
 def _flipped(sums: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     parts = []
-    for count in _portions(resamples, len(sums)):
+    for count in portions(resamples, len(sums)):
         signs = rng.integers(0, 2, size=(count, len(sums)), dtype=np.int8)
         parts.append((2.0 * signs - 1.0) @ sums)
     return np.concatenate(parts)
@@ -187,12 +208,13 @@ def _resampled(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     parts = []
-    for count in _portions(resamples, len(sums)):
+    for count in portions(resamples, len(sums)):
         drawn = rng.integers(0, len(sums), size=(count, len(sums)))
         parts.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
     return np.concatenate(parts)
 
 
-def _portions(resamples: int, width: int) -> list[int]:
+def portions(resamples: int, width: int) -> list[int]:
+    """Resamples in parts that fit into memory, each with ``width`` random numbers."""
     size = max(1, _CELLS // max(1, width))
     return [min(size, resamples - start) for start in range(0, resamples, size)]

@@ -27,6 +27,8 @@ from tokay.llm.limits import Limits
 from tokay.llm.probe import Abilities, Refused, probe, question
 
 OPENAI = "https://api.openai.com/v1"
+URL = "--llm-url"
+"""What a user calls the base URL, for messages; of embeddings it has another name."""
 LONGEST_WAIT = 60.0
 """Seconds; a longer Retry-After is cut to this."""
 
@@ -48,7 +50,7 @@ def base_url(url: str) -> str:
     return (url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
 
 
-def endpoint(url: str) -> tuple[str, str]:
+def endpoint(url: str, *, option: str = URL) -> tuple[str, str]:
     """Base URL (``url``, else ``$OPENAI_BASE_URL``, else OpenAI) and ``$OPENAI_API_KEY``, which local servers need not.
 
     Raises:
@@ -65,14 +67,14 @@ def endpoint(url: str) -> tuple[str, str]:
         parsed = None
     if parsed is not None and (parsed.userinfo or parsed.query):
         raise TokayError(
-            "--llm-url holds a password or a ?query; expected the bare base URL: put the key in OPENAI_API_KEY"
+            f"{option} holds a password or a ?query; expected the bare base URL: put the key in OPENAI_API_KEY"
         )
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
-        raise TokayError(f"--llm-url is {base!r}; expected http://… or https://…, such as http://127.0.0.1:8000/v1")
+        raise TokayError(f"{option} is {base!r}; expected http://… or https://…, such as http://127.0.0.1:8000/v1")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise TokayError("OPENAI_API_KEY holds a blank or a character that no key has; copy it again")
     if base == OPENAI and not key:
-        raise TokayError("OPENAI_API_KEY is not set; set it, or point --llm-url at a server that needs no key")
+        raise TokayError(f"OPENAI_API_KEY is not set; set it, or point {option} at a server that needs no key")
     return base, key
 
 
@@ -155,6 +157,7 @@ class Endpoint:
         attempts: tries a request, waits between them doubling from one second with jitter, or as Retry-After says.
         timeout: seconds a try, from the first byte sent to the last received. Local servers queue, so it is long.
             Waiting for a turn is no part of it.
+        option: what the user calls ``url``, for messages.
         sleep: for tests.
 
     The key is ``$OPENAI_API_KEY``; local servers need none. It is sent to the endpoint and stands nowhere else: a
@@ -169,12 +172,13 @@ class Endpoint:
         limits: Limits | None = None,
         attempts: int = 5,
         timeout: float = 300.0,
+        option: str = URL,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         httpx2 = _httpx2()
-        self.model = model
+        self.model, self.option = model, option
         self.limits = limits or Limits()
-        self.url, self._secret = endpoint(url)
+        self.url, self._secret = endpoint(url, option=option)
         self._http = _Lanes(
             partial(
                 httpx2.AsyncClient,
@@ -352,7 +356,7 @@ class Endpoint:
 
     def _give_up(self, again: _Again, tried: int) -> AskFailed | TokayError:
         if again.unreachable:
-            return TokayError(f"{self.url} cannot be reached ({again}); check --llm-url, and that it runs")
+            return TokayError(f"{self.url} cannot be reached ({again}); check {self.option}, and that it runs")
         kind = AskFailed if again.status in REFUSALS else Unanswered
         return kind(str(again), spent=Answer(attempts=tried))
 
@@ -432,11 +436,10 @@ class Endpoint:
         if status == 401:
             return f"{self.url} refused the key in OPENAI_API_KEY ({reason}); set the right one"
         if 300 <= status < 400:
-            return f"{self.url} redirects (HTTP {status}); give the final address with --llm-url"
+            return f"{self.url} redirects (HTTP {status}); give the final address with {self.option}"
         if status in (404, 405, 410):
-            return (
-                f"{self.url} has no model {self.model!r} or no /chat/completions ({reason}); check --llm and --llm-url"
-            )
+            missing = f"{self.url} has no model {self.model!r} or no /chat/completions ({reason})"
+            return f"{missing}; check --llm and {self.option}"
         return f"{self.url} wants to be paid first ({reason}); add credit and run again: what was answered is kept"
 
     def _clean(self, text: str) -> str:

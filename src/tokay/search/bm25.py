@@ -36,7 +36,7 @@ STOP_WORDS = frozenset(
 """Lucene's English list."""
 
 
-_ASKING = frozenset("how what which when where who why do does did can could should i you we my your me".split())
+ASKING = frozenset("how what which when where who why do does did can could should i you we my your me".split())
 _ABOUT = "tokay.json"
 
 
@@ -157,7 +157,7 @@ def best_of(scores: NDArray[np.float32], k: int, *, among: NDArray[np.int64] | N
 def content_words(text: str) -> list[str]:
     """Stems of a text's words without stop words and without the words of questions: what it is about."""
     stem = stemmer_of(ENGLISH)
-    return [stem(word) for word in re.findall(r"\w+", text.lower()) if word not in STOP_WORDS | _ASKING]
+    return [stem(word) for word in re.findall(r"\w+", text.lower()) if word not in STOP_WORDS | ASKING]
 
 
 def languages() -> list[str]:
