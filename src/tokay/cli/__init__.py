@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tokay
-from tokay.cli import compare, distill, evaluate, index, look, search, serve, train
+from tokay.cli import calibrate, compare, distill, evaluate, index, look, search, serve, train
 from tokay.cli.screen import err, escape, out
 from tokay.errors import TokayError
 
@@ -54,6 +54,7 @@ app.command()(serve.serve)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(compare.runs)
+app.command()(calibrate.calibrate)
 app.command()(look.report)
 app.command()(look.trace)
 app.add_typer(look.ledger_app, name="ledger")

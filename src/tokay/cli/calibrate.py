@@ -63,9 +63,10 @@ def print_calibration(summary: dict[str, Any]) -> None:
     if slices:
         _print_rows("By the share of a query's words that its relevant passage has, widened", slices)
     out.print(
-        "called: the interval is off zero; right: with people's sign; close: the same of differences below 0.05; refuted: people's own interval says the "
-        "opposite. covered: people's difference, as measured, lies in the interval; with noise: with the noise of "
-        "people's queries in it too. learned: by how much of a query's spread the two kinds of queries differ here.",
+        "called: the interval is off zero; right: with people's sign; close: right of those called below 0.05; refuted: "
+        "people's own interval says the opposite. covered: people's difference, as measured, lies in the interval; with "
+        "noise: with the noise of people's queries in it too. by: how far the interval is widened; learned: how far "
+        "both kinds of queries differ here, both in standard deviations of a query's difference.",
         soft_wrap=True,
     )
     if dropped := {name: count for name, count in summary["dropped"].items() if count}:
