@@ -63,8 +63,8 @@ def print_calibration(summary: dict[str, Any]) -> None:
     if slices:
         _print_rows("By the share of a query's words that its relevant passage has, widened", slices)
     out.print(
-        "called: the interval is off zero; right: with people's sign; close: right of those called below 0.05; refuted: "
-        "people's own interval says the opposite. covered: people's difference, as measured, lies in the interval; with "
+        "called: the interval is off zero; right: with people's sign; close: right of calls below 0.05; refuted: "
+        "people's own interval says otherwise. covered: people's difference, as measured, is in the interval; with "
         "noise: with the noise of people's queries in it too. by: how far the interval is widened; learned: how far "
         "both kinds of queries differ here, both in standard deviations of a query's difference.",
         soft_wrap=True,
