@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -220,6 +221,33 @@ def test_a_bm25_weight_is_learned_for_a_model_that_the_run_does_not_know(
     assert found["systems"][0]["ndcg@10"] == pytest.approx(found["systems"][1]["ndcg@10"])  # it is the base
 
 
+def test_a_reranker_reads_what_a_ranking_found(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tokay.models.cross_encoder import CrossEncoder, written
+    from tokay.models.torch_cross_encoder import TorchCrossEncoder
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    saved = tmp_path / "reranker"
+    TorchCrossEncoder.on_top_of(TorchEmbedder.load(tiny_base(), device="cpu"), max_tokens=48).save(saved)
+    words = ("bm25", f"read=bm25+rerank={saved}", "--on", beir, "--trec", tmp_path / "runs")
+    found = results_of(capsys, *words)
+    assert "candidates read" in found["systems"][1]["about"]
+    opened, model = open_set(str(beir)).on, CrossEncoder.load(saved)
+    passages = {p.passage_id: written(p.text, p.title) for p in opened.passages}
+    orders: dict[str, dict[str, list[str]]] = {"bm25": {}, "read": {}}
+    for name, by_query in orders.items():
+        for line in (tmp_path / "runs" / f"{name}.trec").read_text().splitlines():
+            query_id, _, passage_id, *_ = line.split(" ")
+            by_query.setdefault(query_id, []).append(passage_id)
+    for query in opened.queries:
+        plain, read = (orders[name][query.query_id] for name in ("bm25", "read"))
+        first = plain[:20]  # as deep as a reranker without a run reads
+        logits = dict(zip(first, model.score([(query.text, passages[p]) for p in first]).tolist(), strict=True))
+        assert np.ptp(list(logits.values())) > 1e-5  # ten times the rounding
+        assert all(logits[a] > logits[b] - 1e-6 for a, b in itertools.pairwise(read[:20]))
+        assert sorted(read[:20]) == sorted(first)
+        assert read[20:] == plain[20:]
+
+
 def test_an_endpoints_vectors_are_asked_for_once(
     beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +321,33 @@ def test_grades_of_other_texts_are_not_used(run: Path, judge: FakeLLM, capsys: p
         store._save(manifest)
     found = results_of(capsys, "base", "--on", run)
     assert found["systems"][0]["unjudged"] > 0
+
+
+def test_the_runs_own_model_judges_where_it_can(run: Path, judge: FakeLLM, capsys: pytest.CaptureFixture[str]) -> None:
+    toml = (run / "run.toml").read_text()
+    recorded = next(line for line in toml.splitlines() if line.startswith("llm ="))
+    toml = toml.replace(recorded, 'llm = "openai:fake"').replace('llm_url = ""', f'llm_url = "{judge.url}"')
+    (run / "run.toml").write_text(toml)
+    shown = results_of(capsys, "base", "--on", run, "--judge", "run", "--yes", "--top", 3)
+    assert shown["systems"][0]["unjudged"] > 0  # of the top ten, the first three were judged
+    judged = pq.read_table(run / "pooled" / "judgments.parquet").num_rows
+    assert 0 < judged <= 3 * shown["queries"] + shown["queries"]
+    assert {row[0] for row in spent(run)} == {"judge", "probe"}
+
+
+def spent(run: Path) -> list[tuple[str, int]]:
+    from tokay.llm.ledger import spent_in
+
+    return [(row.stage, row.answers) for row in spent_in(run / "ledger.sqlite")]
+
+
+def test_a_budget_stops_before_it_is_passed(run: Path, judge: FakeLLM, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.parent / "prices.toml").write_text('[models]\n"fake" = { input = 10, output = 100 }\n')
+    asking = ("base", "--on", run, "--judge", "openai:fake", "--judge-url", judge.url, "--yes")
+    said = refusal(capsys, *asking, "--budget", 0.000001, "--prices", run.parent / "prices.toml")
+    assert "the budget of 1e-06 USD would be passed" in said
+    assert "budget: 1e-06 USD, of which the run has spent 0" in said
+    assert "needs the price of openai:fake" in refusal(capsys, *asking, "--budget", 1)
 
 
 def test_a_recording_cannot_judge(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytrec_eval
 import scipy.stats
 
 from tokay.evaluate.metrics import METRICS, evaluate_run
-from tokay.evaluate.significance import compare
+from tokay.evaluate.significance import compare, widening
 
 pytestmark = pytest.mark.reference
 NAMES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100", "mrr": "recip_rank"}
@@ -40,15 +40,28 @@ def test_randomisation_test_equals_scipy() -> None:
         assert compare(a, b, resamples=200_000).p_value == pytest.approx(exact, abs=0.005)
 
 
-def test_bootstrap_interval_equals_scipy() -> None:
+def test_bootstrap_interval_equals_scipys_at_the_widened_level() -> None:
     rng = np.random.default_rng(2)
-    a, b = rng.random(80), rng.random(80)
-    theirs = scipy.stats.bootstrap(
-        (a - b,), np.mean, n_resamples=50_000, method="percentile", rng=3
-    ).confidence_interval
-    ours = compare(a, b, resamples=50_000)
-    assert ours.low == pytest.approx(theirs.low, abs=0.003)
-    assert ours.high == pytest.approx(theirs.high, abs=0.003)
+    for n in (12, 80):
+        a, b = rng.random(n), rng.random(n)
+        wide = np.sqrt(n / (n - 1)) * scipy.stats.t.ppf(0.975, n - 1)  # Hesterberg 2015, section 4.3
+        theirs = scipy.stats.bootstrap(
+            (a - b,),
+            np.mean,
+            n_resamples=50_000,
+            method="percentile",
+            confidence_level=2 * scipy.stats.norm.cdf(wide) - 1,
+            rng=3,
+        ).confidence_interval
+        ours = compare(a, b, resamples=50_000)
+        assert ours.low == pytest.approx(theirs.low, abs=0.006)
+        assert ours.high == pytest.approx(theirs.high, abs=0.006)
+
+
+def test_the_widening_is_students_quantile_over_the_normal_one() -> None:
+    for n in (5, 10, 50, 1000):
+        exact = np.sqrt(n / (n - 1)) * scipy.stats.t.ppf(0.975, n - 1) / scipy.stats.norm.ppf(0.975)
+        assert widening(n) == pytest.approx(exact, rel=1e-2 if n < 10 else 2e-4)
 
 
 def test_many_queries_some_without_a_relevant_passage_or_a_ranking() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay.errors import TokayError
-from tokay.evaluate.significance import Comparison, portions
+from tokay.evaluate.significance import Comparison, portions, widening
 
 _POWER = 0.842
 """Standard errors above the critical value that are found with 80 % power: quantile 0.8 of the normal distribution."""
@@ -56,8 +56,9 @@ def compare_all(
     this is the paired randomisation test of ``significance.compare``.
 
     The interval is difference ± c standard errors, with c the 95 % quantile over bootstrap resamples of groups of the
-    largest distance from the observed difference, in standard errors, of all pairs: all intervals cover the truth
-    together in 95 % of cases. ``detectable`` is (c + 0.842) standard errors.
+    largest distance from the observed difference, in standard errors, of all pairs, moved out by
+    ``significance.widening``: all intervals have the truth in them together in 95 % of cases. ``detectable`` is
+    (c + 0.842) standard errors.
 
     Neither the order of systems nor of queries changes the result.
 
@@ -157,8 +158,7 @@ class _Family:
             resampled = self._pairs(times @ self.sums) / (times @ self.sizes)[:, None]
             distances = np.abs(resampled - self.differences) / errors
             largest.append(np.where(self.errors > 0, distances, 0.0).max(1))
-        shrunk = math.sqrt(groups / (groups - 1))  # a resample of G groups varies less than G new ones do
-        return shrunk * float(np.quantile(np.concatenate(largest), 0.95))
+        return widening(groups) * float(np.quantile(np.concatenate(largest), 0.95))
 
 
 def _by_group(table: Floats, groups: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
