@@ -1,9 +1,12 @@
 """Claim: where a verdict on written queries calls one system better, so do people's queries, and its interval holds.
 
-Needs --data with scifact/ and --run with a finished run of it (docs/log.md names the command), whose held-out written
-queries are the verdict's. People's queries are SciFact's claims of --split: every choice was made on the train claims,
-and the 300 test claims are to be looked at once. --system names others beside those that the run has: trainings of
-other settings, exports. Passages that a run has no vectors of are encoded once and kept in --out.
+Needs --data with scifact/ and --run with a run of it that has come to its judgments, or to its end. The verdict's
+queries are the run's held-out written ones, people's are SciFact's claims of --split: every choice was made on the
+train claims, and the 300 test claims are to be looked at once.
+
+Systems: BM25 at two settings, the base at its widths and with BM25 at six weights, and query sides tuned on the run's
+training queries against the base's passage vectors: a tower, and maps from hardly tuned to learned by heart. Of a
+finished run also what it has: the tuned model at its widths, its exports, with BM25; and whatever --system names.
 
 "with noise" is the share of pairs whose two differences can be one, given the noise of both; "covered" counts the noise
 of people's queries against the interval. "learned" is how far both kinds of queries are apart, in standard deviations
@@ -12,8 +15,9 @@ of a query's difference, and "unseen" the coverage of each system's pairs with w
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import arguments, table
-from tokay.calibrating import RESAMPLES, Both, ids_of, population_of, rank_both, summary_of
+from tokay import open_run
+from tokay.calibrating import RESAMPLES, Both, ids_of, joined, population_of, rank_both, summary_of
 from tokay.evaluate.calibrate import PEOPLE, WRITTEN, Calibration, between_of, calibrate, unseen_coverage
-from tokay.evaluate.people import effective
+from tokay.evaluate.many import Ranked
+from tokay.evaluate.people import effective, margins_of
+from tokay.evaluate.sets import EvaluationSet, own_set
 from tokay.evaluate.traits import kind_of
+from tokay.evaluating import set_of_run
+from tokay.keeping import read_material
 from tokay.progress import Silent
+from tokay.records import Passage
 from tokay.search.bm25 import BM25
-from tokay.search.hybrid import Pool
+from tokay.search.dense import top_k, unit
+from tokay.search.hybrid import Hybrid, Pool, Ranking, as_run, pools_of, spread_of
 from tokay.search.learn import shares_like
+from tokay.train.frozen import targets_of
+from tokay.train.query_map import path
+from tokay.train.query_tower import train_tower
+from tokay.tuning import settings_for
 
+DEPTH = 100
 KINDS = (WRITTEN, PEOPLE)
 HEAD = [
     "queries",
@@ -50,22 +66,12 @@ HEAD = [
 def main() -> None:
     """Print the systems, the verdict's agreement with people, its slices, and what else was tried."""
     parser = arguments(__doc__)
-    parser.add_argument("--run", required=True, help="a finished run of SciFact")
+    parser.add_argument("--run", required=True, help="a run of SciFact, at least to its judgments")
     parser.add_argument("--split", default="train", choices=["train", "test"], help="of SciFact's claims")
     parser.add_argument("--system", action="append", default=[], help="another system, as for 'tokay evaluate'")
     parser.add_argument("--out", type=Path, help="where vectors are kept; default: the run's own folder for them")
     options = parser.parse_args()
-    folder = str(options.data / "scifact")
-    both = rank_both(
-        options.run,
-        options.system,
-        queries=folder,
-        qrels=folder,
-        split=options.split,
-        out=options.out,
-        confirm=lambda lines: False,
-        progress=Silent(),
-    )
+    both = both_of(options)
     summary = summary_of(both, resamples=RESAMPLES)
     systems = sorted(summary["systems"], key=lambda row: -row[PEOPLE])
     names = [WRITTEN, "like people's", PEOPLE]
@@ -79,6 +85,53 @@ def main() -> None:
     if options.split == "train":
         print()
         table(["weighed by", "effective", *HEAD], tried(both))
+
+
+def both_of(options: argparse.Namespace) -> Both:
+    """All systems on the run's held-out queries and on people's."""
+    folder, run = str(options.data / "scifact"), open_run(options.run)
+    passages = list(run.table("corpus", "passages", Passage))
+    on = joined(set_of_run(run), own_set(folder, passages, queries=folder, qrels=folder, split=options.split))
+    ranked = [Ranked(label, 0, as_run(one, on.qrels, on.ids)) for label, one in cheap(options.run, on)]
+    margins = margins_of(next(one.run for one in ranked if one.label == "base"))
+    if run.is_done("evaluate"):
+        labels = {"queries": folder, "qrels": folder, "split": options.split}
+        quiet: dict[str, Any] = {"confirm": lambda lines: False, "progress": Silent()}
+        more = rank_both(options.run, options.system, out=options.out, **labels, **quiet)
+        known = {one.label for one in ranked}
+        ranked += [one for one in more.ranked if one.label not in known and one.label not in ("bm25", "base+bm25")]
+    return Both(on, ranked, margins, Path(options.run))
+
+
+def cheap(run: str, on: EvaluationSet) -> Iterator[tuple[str, Ranking]]:
+    """Systems whose passages are not encoded: name, ranking."""
+    texts = [q.text for q in on.queries]
+    material = read_material(run, settings_for(run, {}), form="tower")
+    asked, passages = material.parts["train"], material.frozen.vectors
+    words = [f"{p.title} {p.text}" for p in on.passages]
+    for k1, b in ((0.9, 0.4), (1.2, 0.75)):
+        yield f"BM25, k1 {k1}, b {b}", BM25(words, k1=k1, b=b).search(texts, DEPTH)
+    bm25 = BM25(words)
+    base = unit(material.base.encode(texts, kind="query"))
+    spread = spread_of(base, passages)
+
+    def forms(name: str, queries: NDArray[np.float32], dims: Sequence[int], weights: Sequence[float]) -> Any:
+        dense = top_k(queries, passages, DEPTH)
+        yield name, dense
+        for dim in dims:
+            yield f"{name}@{dim}", top_k(unit(queries, dim), passages, DEPTH, dim=dim)
+        pools = list(pools_of(dense, bm25, texts, queries, passages))
+        for weight in weights:
+            yield f"{name}+bm25, weight {weight:g}", Hybrid(weight * spread).rank(pools, DEPTH)
+
+    yield from forms("base", base, (256, 128, 64), (0.15, 0.3, 0.6, 1, 2, 4))
+    start = np.eye(base.shape[1], dtype=np.float32)
+    targets = targets_of(asked, material.frozen)
+    for strength, matrix in path(material.vectors("train"), targets, start, (0.3, 0.03, 0.003, 0.0003)):
+        yield from forms(f"map {strength:g}", unit(base @ matrix.T), (128,), (0.6,))
+    settings = settings_for(run, {}).train
+    tower = train_tower(material.base, asked, material.frozen, settings, choice=material.parts["dev"])
+    yield from forms("tower", unit(tower.encode(texts)), (128,), (0.6,))
 
 
 def cells(row: dict[str, Any]) -> list[str]:

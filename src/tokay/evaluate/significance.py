@@ -18,9 +18,9 @@ from tokay.errors import TokayError
 SPREAD = 0.26
 """Standard deviation of a query's difference in nDCG@10 between a base and its tuned copy, queries of one passage being
 alike: on Python's manual, 658 queries had a standard error of 0.0101 (docs/log.md)."""
-NORMAL = 1.960
+SIDE = 1.960
 """Standard errors on either side of a 95 % interval: the normal distribution's quantile 0.975."""
-POWER = NORMAL + 0.842
+POWER = SIDE + 0.842
 """Standard errors that are found at 5 % with 80 % power: quantiles 0.975 and 0.8 of the normal distribution."""
 NORMAL = statistics.NormalDist()
 _OUT_OF_REACH = 10
@@ -60,7 +60,7 @@ def widened(comparison: Comparison, between: float) -> tuple[float, float]:
         between: ``evaluate.calibrate.between_of``; 0 leaves the interval as it is.
     """
     c = comparison
-    more = NORMAL * between * c.spread
+    more = SIDE * between * c.spread
     return c.difference - math.hypot(c.difference - c.low, more), c.difference + math.hypot(c.high - c.difference, more)
 
 
