@@ -28,6 +28,8 @@ LEAST_QUERIES = 20
 CLOSE = 0.05
 """A difference that is hard to get right, as those of one recipe from another are."""
 
+_FARTHEST = 4.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Population:
@@ -249,20 +251,26 @@ def check_sizes(systems: int, written: int, people: int) -> None:
 def between_of(pairs: Sequence[Pair]) -> float:
     """How far the difference on people's queries is from that on written ones, beyond both samples' noise.
 
-    In standard deviations of a query's difference, so that pairs of unlike size can share it: the root of the mean over
-    pairs of ``(gap^2 - error_written^2 - error_people^2) / spread^2``, by the method of moments of a random-effects
-    meta-analysis (DerSimonian and Laird 1986). 0 where noise explains the gaps.
+    In standard deviations of a query's difference, so that pairs of unlike size can share it: the b with which the mean
+    over pairs of ``gap^2 / (error_written^2 + error_people^2 + b^2 spread^2)`` is 1 (Paule and Mandel 1982; the same of
+    a random-effects meta-analysis). 0 where noise explains the gaps, at most ``_FARTHEST``.
 
     Args:
         pairs: pairs that never differ are left out.
     """
-    excess = []
-    for pair in pairs:
-        w, h = pair.written, pair.people
-        noise = (w.detectable / POWER) ** 2 + (h.detectable / POWER) ** 2
-        if w.spread > 0:
-            excess.append(((w.difference - h.difference) ** 2 - noise) / w.spread**2)
-    return math.sqrt(max(0.0, float(np.mean(excess)))) if excess else 0.0
+    some = [(p.written, p.people) for p in pairs if p.written.spread > 0 and p.people.spread > 0]
+    if not some:
+        return 0.0
+    gaps = np.array([(w.difference - h.difference) ** 2 for w, h in some])
+    noise = np.array([(w.detectable / POWER) ** 2 + (h.detectable / POWER) ** 2 for w, h in some])
+    spreads = np.array([w.spread**2 for w, _ in some])
+    low, high = 0.0, _FARTHEST
+    if (gaps / noise).mean() <= 1:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (gaps / (noise + middle**2 * spreads)).mean() > 1 else (low, middle)
+    return high
 
 
 def unseen_coverage(calibration: Calibration) -> float:

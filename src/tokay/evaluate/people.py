@@ -22,7 +22,7 @@ from tokay.search.hybrid import margin_of
 from tokay.search.learn import shares_like
 from tokay.settings import EvaluateSettings
 
-BETWEEN: Final = 0.15
+BETWEEN: Final = 0.17
 """How far the means of written and of people's queries are apart, in standard deviations of a query's difference: on
 SciFact's train claims (docs/log.md)."""
 BETWEEN_LIKE_THE_LOG: Final = 0.1
