@@ -26,13 +26,13 @@ from tokay.evaluate.significance import compare
 from tokay.evaluate.sts import Pairs, read_sts, sts_spearman
 from tokay.evaluate.verdict import Side, qrels_of
 from tokay.examples import make_examples
+from tokay.leaking import parts_of_run, queries_of_run
 from tokay.models.torch_embedder import TorchEmbedder
 from tokay.pipeline import dev_set_of, run_source
 from tokay.progress import Silent
-from tokay.records import Candidate, Document, Example, Judgment, Passage, Query
+from tokay.records import Candidate, Example, Judgment, Passage, Query
 from tokay.search.hybrid import as_run
 from tokay.settings import ExampleSettings, TrainSettings
-from tokay.split import parts_of
 from tokay.store import Run
 from tokay.train.mixture import Source, read_mixture
 from tokay.train.tune import tune
@@ -161,7 +161,7 @@ class Bench:
         rows = list(self.rows(ExampleSettings.model_validate({**START[1], **choices, "seed": seed})))
         beside = [self.titles()] if kind == "titles" else self.mixture(kind) if kind else []
         sources = [run_source(rows, self.passages, settings), *beside]
-        dev = dev_set_of(self.run, self.run.table("generate", "queries", Query), relevant_grade=2)
+        dev = dev_set_of(self.run, queries_of_run(self.run), relevant_grade=2)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
             done = tune(
@@ -178,12 +178,11 @@ class Bench:
 
     def rows(self, choices: ExampleSettings) -> Iterator[Example]:
         """The run's training rows; all rows where nothing is held out."""
-        documents = list(self.run.table("split", "documents", Document))
         examples = make_examples(
-            self.run.table("generate", "queries", Query),
+            queries_of_run(self.run),
             self.run.table("mine", "candidates", Candidate),
             self.run.table("judge", "judgments", Judgment),
-            parts_of(documents, self.passages) if self.hold_out else None,
+            parts_of_run(self.run) if self.hold_out else None,
             choices,
         )
         return (e for e in examples if e.part == "train" or not self.hold_out)
@@ -197,7 +196,7 @@ class Bench:
 
     def titles(self) -> Source:
         """Title and text of the passages of training documents, as another source: half of the rows of an epoch."""
-        parts = parts_of(list(self.run.table("split", "documents", Document)), self.passages)
+        parts = parts_of_run(self.run)
         chosen = [p for p in self.passages if (parts[p.passage_id] == "train" or not self.hold_out) and p.title]
         texts = {f"titles/{p.passage_id}": ("", p.text) for p in chosen}
         rows = [

@@ -15,7 +15,7 @@ def test_every_record_has_a_schema_and_comes_back_equal() -> None:
     assert table.schema.field("negative_ids").type == pa.list_(pa.string())
     assert next(from_batches(Example, table.to_batches())) == example
     kinds = [c for c in vars(records).values() if dataclasses.is_dataclass(c)]
-    assert len(kinds) == 13
+    assert len(kinds) == 15
     assert all(schema_of(kind).names == [f.name for f in dataclasses.fields(kind)] for kind in kinds)
 
 

@@ -54,7 +54,7 @@ def make_examples(
     one.
 
     Args:
-        queries: with their parts.
+        queries: with their parts; those that are out make rows only where no document is held out.
         candidates: the ranks, which say what the lowest-ranked candidate is.
         judgments: the stored grades.
         parts: passage id -> part; None: no document is held out (refit).
@@ -69,6 +69,8 @@ def make_examples(
         rank, base_score = (found.rank, found.base_score) if found else (_LAST, 0.0)
         graded[j.query_id].append(_Judged(j.passage_id, j.grade, j.score, j.best, rank, base_score))
     for query in queries:
+        if parts is not None and query.part == "out":
+            continue
         if not _comes_back(mined[query.query_id].get(query.seed_id), settings.round_trip):
             continue
         known = graded.get(query.query_id, [])

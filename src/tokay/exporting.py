@@ -11,11 +11,11 @@ from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
+from tokay.leaking import parts_of_run, queries_of_run
 from tokay.models.locate import EXPORT, is_run
 from tokay.models.space import ABOUT
 from tokay.progress import Progress
-from tokay.records import Document, Passage, Query
-from tokay.split import parts_of
+from tokay.records import Passage
 
 SAMPLE = 300
 """Passages of Python's manual that a model is compared on when no texts are named."""
@@ -97,9 +97,9 @@ def _of_run(path: Path) -> tuple[Any, Any]:
     if not run.is_done("evaluate"):
         raise TokayError(f"{path} has not come to its verdict; finish it with tokay distill, or name texts with --on")
     passages = list(run.table("corpus", "passages", Passage))
-    parts = parts_of(list(run.table("split", "documents", Document)), passages)
+    parts = parts_of_run(run)
     seen = sample([p for p in passages if parts[p.passage_id] == "train"], LEARNED, key=lambda p: p.passage_id)
-    queries = [q.text for q in run.table("generate", "queries", Query) if q.part == "train"]
+    queries = [q.text for q in queries_of_run(run) if q.part == "train"]
     learn = Learn([p.title for p in seen], [p.text for p in seen], queries[:LEARNED])
     beir = str(path / "evaluate" / "beir")
     return _material(passages, beir, beir, "test"), learn

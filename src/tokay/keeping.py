@@ -7,7 +7,6 @@ copy of the base, of another model, or of an API, whose query vectors are then i
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokay import open_run
+from tokay.copies import apart
 from tokay.errors import TokayError
 from tokay.evaluate.slices import SEEN, TITLES, UNSEEN, slice_of
 from tokay.evaluate.verdict import qrels_of
+from tokay.leakage import Leakage
+from tokay.leaking import parts_of_run, queries_of_run, refuse
 from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig
 from tokay.models.format import NONE
@@ -41,10 +43,10 @@ from tokay.models.two_sides import (
     write_router,
 )
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Judgment, Passage, Query
+from tokay.records import Judgment, Passage, Query, Read
 from tokay.search.dense import top_k, unit
 from tokay.settings import Settings
-from tokay.split import is_seen, parts_of, seen_share
+from tokay.split import is_seen, seen_share
 from tokay.store import MANIFEST, Run
 from tokay.train.frozen import Asked, Frozen
 from tokay.tuning import TRAINING, check_out
@@ -60,12 +62,13 @@ SAME = 0.995
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What came of it: the folder, seconds of training, and the verdict by slice."""
+    """What came of it: the folder, seconds of training, the verdict by slice, and what it was checked for."""
 
     folder: Path
     form: Form
     seconds: float
     verdict: dict[str, Any]
+    leakage: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Material:
         queries: query id -> vector, as base or file has it, (D,).
         prior: (W, D), where the base's vectors are not the passages'.
         groups: query id -> what it was written from.
+        leakage: what was checked before.
     """
 
     base: Any
@@ -93,6 +97,7 @@ class Material:
     queries: Mapping[str, NDArray[np.float32]]
     prior: NDArray[np.float32] | None
     groups: Mapping[str, str]
+    leakage: Leakage
 
     def vectors(self, part: str) -> NDArray[np.float32]:
         """Of the queries of a part, (Q, D)."""
@@ -129,11 +134,14 @@ def read_material(
     _need_judgments(run)
     passages = list(run.table("corpus", "passages", Passage))
     ids = [p.passage_id for p in passages]
-    side = parts_of(list(run.table("split", "documents", Document)), passages)
-    queries = list(itertools.chain(run.table("generate", "queries", Query), run.table("judge", "answered", Query)))
+    side = parts_of_run(run)
+    queries = _with_seen(queries_of_run(run), settings)
     judgments = run.table("judge", "judgments", Judgment)
     qrels, _ = qrels_of(queries, judgments, relevant_grade=settings.evaluate.relevant_grade)
-    parts = _parts(queries, qrels, {p.passage_id: p.document_id for p in passages}, settings)
+    parts = _parts(queries, qrels, {p.passage_id: p.document_id for p in passages})
+    given = [Read("query", one.query_id, one.text) for one in parts["train"]]
+    given += [Read("candidate", i, "") for i in ids if side[i] == "train"]
+    leakage = refuse(run, {"the query side": given}, queries)
     chosen = run.read_json("vectors", "cut")
     own = np.load(run.path / "vectors" / "base.npy", mmap_mode="r")
     theirs = read_vectors(Path(vectors), ids, what="passages", option="--vectors") if vectors else own
@@ -180,6 +188,7 @@ def read_material(
         queries=dict(zip((one.query_id for one in asked), found, strict=True)),
         prior=prior,
         groups={q.query_id: q.seed_id or q.query_id for q in queries},
+        leakage=leakage,
     )
 
 
@@ -210,25 +219,29 @@ def _need_judgments(run: Run) -> None:
             )
 
 
+def _with_seen(queries: Sequence[Query], settings: Settings) -> list[Query]:
+    """A run that held no seen queries out gives some of its training ones."""
+    if any(q.part == SEEN for q in queries):
+        return list(queries)
+    share = seen_share(sum(q.part == "train" for q in queries), settings.split)
+    return apart(
+        dataclasses.replace(q, part="seen") if q.part == "train" and is_seen(q.query_id, share, settings.split) else q
+        for q in queries
+    )
+
+
 def _parts(
     queries: Sequence[Query],
     qrels: Mapping[str, Mapping[str, int]],
     document_of: Mapping[str, str],
-    settings: Settings,
 ) -> dict[str, list[Asked]]:
-    """Train, seen, dev and test; a run that held no seen queries out gives some of its training ones."""
+    """Train, seen, dev and test."""
     parts: dict[str, list[Asked]] = {"train": [], SEEN: [], "dev": [], "test": []}
-    held = {q.query_id for q in queries if q.part == SEEN}
-    if not held:
-        known = [q.query_id for q in queries if q.part == "train"]
-        share = seen_share(len(known), settings.split)
-        held = {query_id for query_id in known if is_seen(query_id, share, settings.split)}
     for q in queries:
-        part = SEEN if q.query_id in held else q.part
-        if q.query_id in qrels and part in parts:
+        if q.query_id in qrels and q.part in parts:
             gains = qrels[q.query_id]
             seed = q.seed_id or max(gains, key=lambda p: (gains[p], p))
-            parts[part].append(Asked(q.query_id, q.text, document_of.get(seed, ""), gains))
+            parts[q.part].append(Asked(q.query_id, q.text, document_of.get(seed, ""), gains))
     if len(parts["train"]) < 2:
         raise TokayError(
             f"the run has {len(parts['train'])} judged training queries; expected at least 2: write more "
@@ -281,10 +294,11 @@ def train_query_side(
     verdict = measure(material, out, settings, progress)
     logs = out / TRAINING
     logs.mkdir(exist_ok=True)
-    for name, value in (("verdict", verdict), ("story", {"form": form, "seconds": seconds, **story})):
+    story = {"form": form, "seconds": seconds, **story}
+    for name, value in (("verdict", verdict), ("story", story), ("leak", material.leakage.to_json())):
         (logs / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     (out / "README.md").write_text(_card(material, about, verdict), encoding="utf-8")
-    return Kept(out, form, seconds, verdict)
+    return Kept(out, form, seconds, verdict, material.leakage.sentence())
 
 
 def plan_lines(material: Material, settings: Settings, *, form: Form) -> list[str]:

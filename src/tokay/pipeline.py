@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import math
+import operator
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from tokay.annotate.annotator import Annotator
 from tokay.annotate.recorded import DEMO, RecordedAnnotator
+from tokay.copies import bundles_of, copies_of
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
@@ -40,6 +42,8 @@ from tokay.evaluate.verdict import (
 )
 from tokay.examples import make_examples
 from tokay.language import LANGUAGE_SAMPLE, stems_for
+from tokay.leakage import overlap_of, reads_of
+from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse, sources_apart
 from tokay.llm.client import base_url
 from tokay.llm.estimate import Estimate, count, money
 from tokay.llm.ledger import LEDGER, spent_in
@@ -51,6 +55,7 @@ from tokay.progress import Progress, Silent
 from tokay.records import (
     Candidate,
     Change,
+    Copy,
     Document,
     Example,
     Failure,
@@ -60,6 +65,7 @@ from tokay.records import (
     Passage,
     Query,
     Rating,
+    Read,
     Score,
 )
 from tokay.relabel import changes_of, relabelled, summary_of
@@ -69,20 +75,27 @@ from tokay.search.dense import top_k, unit
 from tokay.search.hybrid import Hybrid, Ranking, margin_of
 from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
-from tokay.split import FEW_DOCUMENTS, is_seen, parts_of, seen_share, split_documents
+from tokay.split import FEW_DOCUMENTS, is_seen, seen_share, split_documents, units_of
 from tokay.store import Run, StageOutput, fingerprint
 
 CODE: dict[str, tuple[str, ...]] = {
     "corpus": ("tokay.corpus", "tokay.records"),
-    "split": ("tokay.split", "tokay.records"),
+    "split": ("tokay.split", "tokay.copies", "tokay.corpus.dedup", "tokay.records"),
     "generate": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
     "vectors": ("tokay.vectors", "tokay.models", "tokay.search.dense", "tokay.evaluate.metrics"),
     "mine": ("tokay.mine", "tokay.search", "tokay.records"),
     "judge": ("tokay.annotate", "tokay.searchlog", "tokay.records"),
-    "examples": ("tokay.examples", "tokay.records"),
+    "examples": ("tokay.examples", "tokay.copies", "tokay.records"),
     "relabel": ("tokay.relabel", "tokay.records"),
     "train": ("tokay.train", "tokay.models"),
-    "evaluate": ("tokay.evaluate", "tokay.search", "tokay.models", "tokay.vectors", "tokay.records"),
+    "evaluate": (
+        "tokay.evaluate",
+        "tokay.search",
+        "tokay.models",
+        "tokay.vectors",
+        "tokay.copies",
+        "tokay.records",
+    ),
     "model": ("tokay.train.card", "tokay.models"),
 }
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
@@ -113,6 +126,7 @@ class Plan:
     skipped: int
     held_out: int
     dev: int
+    left_out: int
     by_section: bool
     sampled: int
     queries_per_passage: int
@@ -142,6 +156,8 @@ class Plan:
                 f"held out for the verdict: {self.held_out:,} passages ({self.held_out / total:.0%}), whole "
                 f"{unit.split()[0]}; {self.dev:,} more for choices ({self.dev / total:.0%})"
             )
+        if self.left_out:
+            said.append(f"{self.left_out:,} passages nearly repeat one of these, and are left out of training")
         if self.sampled:
             said.append(f"{self.sampled:,} passages sampled, {self.queries_per_passage} queries each, by {self.llm}")
         if self.queries:
@@ -188,11 +204,12 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
-    """What ``distill`` leaves: the run folder, the model that its verdict recommends, and the verdict itself."""
+    """What ``distill`` leaves: the run folder, the model that its verdict recommends, the verdict, its check."""
 
     path: Path
     model: Path
     verdict: dict[str, Any]
+    leakage: str
     stages: tuple[str, ...]
 
 
@@ -373,6 +390,7 @@ class _Distillation:
         self.judge()
         forget_models()  # an LLM of this process gives its memory to the training
         self.examples()
+        refuse(self.store, {"the embedder": reads_of(self.training_rows())})
         self.train()
         self.evaluate()
         if self.settings.qrels:
@@ -382,7 +400,8 @@ class _Distillation:
         self.model()
         self.progress.say(f"report: {write_report(self.store)}")
         verdict = self.store.read_json("evaluate", "verdict")
-        return Distilled(self.store.path, model_folder(self.store), verdict, tuple(self.done))
+        model, leakage = model_folder(self.store), leakage_sentence(self.store)
+        return Distilled(self.store.path, model, verdict, leakage, tuple(self.done))
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -410,11 +429,10 @@ class _Distillation:
 
     def queries(self) -> Iterator[Query]:
         """Queries with their parts: the LLM's, and, once it is judged, what of the log some passage answers."""
-        tables = [("generate", "queries"), *([("judge", "answered")] if self.store.is_done("judge") else [])]
-        return itertools.chain(*(self.store.table(stage, table, Query) for stage, table in tables))
+        return iter(queries_of_run(self.store))
 
     def parts(self) -> dict[str, Part]:
-        return parts_of(list(self.store.table("split", "documents", Document)), self.passages())
+        return parts_of_run(self.store)
 
     def base(self) -> Any:
         """The base with the run's format and, once it is chosen, the run's cut."""
@@ -450,10 +468,25 @@ class _Distillation:
         self.stage("corpus", work, settings=key, reads=())
 
     def split(self) -> None:
-        def work(out: StageOutput) -> None:
-            out.write("documents", Document, split_documents(self.passages(), self.settings.split))
+        settings = self.settings.split
 
-        self.stage("split", work, settings=self.settings.split.model_dump(mode="json"), reads=("corpus",))
+        def work(out: StageOutput) -> None:
+            self.progress.start("looking for documents that repeat others", None)
+            units = units_of(self.passages())
+            copies = copies_of(self.passages(), units, settings.near_duplicates)
+            before = split_documents(self.passages(), settings)
+            documents = split_documents(self.passages(), settings, copies)
+            if copies:
+                bundles = bundles_of(copies, units, settings.test_share * len(units))
+                self.progress.say(
+                    f"{len(copies):,} passages nearly repeat one of another document, in "
+                    f"{len({copy.group for copy in copies}):,} groups; {sum(map(len, bundles)):,} documents are kept "
+                    f"with those that they repeat, for which {sum(map(operator.ne, before, documents)):,} change sides"
+                )
+            out.write("documents", Document, documents)
+            out.write("copies", Copy, copies)
+
+        self.stage("split", work, settings=settings.model_dump(mode="json"), reads=("corpus",))
 
     def plan(self) -> Plan:
         documents = list(self.store.table("split", "documents", Document))
@@ -470,6 +503,7 @@ class _Distillation:
             skipped=self.store.rows("corpus", "skipped"),
             held_out=sizes.get("test", 0),
             dev=sizes.get("dev", 0),
+            left_out=sum(part == "out" for part in self.parts().values()),
             by_section=by_section,
             sampled=len(sampled),
             queries_per_passage=self.settings.generate.queries_per_passage,
@@ -576,8 +610,8 @@ class _Distillation:
     def sampled(self) -> list[str]:
         """Ids of the passages that queries are written for: neither choice nor order depends on that of the corpus."""
         settings = self.settings.generate
-        eligible = self.annotator.seeds
-        ids = (p.passage_id for p in self.passages() if eligible is None or p.passage_id in eligible)
+        eligible, parts = self.annotator.seeds, self.parts()
+        ids = (i for i, part in parts.items() if part != "out" and (eligible is None or i in eligible))
         return heapq.nsmallest(settings.passages, ids, key=lambda i: _rank(str(settings.seed), i))
 
     def written_for(self, sampled: Sequence[str]) -> dict[str, int]:
@@ -765,11 +799,13 @@ class _Distillation:
         settings = self.settings.train
 
         def work(out: StageOutput) -> None:
-            rows = [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
-            self.train_on(rows, out, name="train")
+            self.train_on(self.training_rows(), out, name="train")
 
         key = {**settings.model_dump(mode="json"), "base": self.base_print, "mixture": self.mixture_print}
         self.stage("train", work, settings=key, reads=("corpus", "vectors", "examples"))
+
+    def training_rows(self) -> list[Example]:
+        return [e for e in self.store.table("examples", "examples", Example) if e.part == "train"]
 
     def train_on(self, rows: Sequence[Example], out: StageOutput, *, name: str) -> None:
         from tokay.train.embedder import draw_of
@@ -781,7 +817,9 @@ class _Distillation:
         own = run_source(rows, self.passages(), settings)
         if settings.distil_teacher:
             own = taught_source(self.store, own, settings, self.progress)
-        sources = [own, *self.mixture]
+        out.write("read", Read, reads_of(own.rows, own.texts))
+        others = self.mixture if name == "refit" else sources_apart(self.store, self.mixture, self.progress.say)
+        sources = [own, *others]
         steps = draw_of(sources, settings).steps()
         if steps < FEW_STEPS:
             self.progress.say(
@@ -995,6 +1033,8 @@ class _Distillation:
             scores, verdict = judge_systems(systems, labels.qrels, judged, ids, {}, settings)
             out.write("scores", Score, scores)
             out.write("hits", Hit, hits_of(systems, list(labels.qrels), ids, depth=10))
+            given = [r.text for r in self.store.table("train", "read", Read) if r.role == "query"]
+            verdict["in_training"] = overlap_of(texts, given).to_json()
             out.write_json("verdict", verdict | {"weights": weights_of(hybrids), "dropped": labels.dropped})
 
         key = {
@@ -1129,7 +1169,7 @@ def taught_source(run: Run, source: Any, settings: TrainSettings, progress: Prog
     from tokay.models.torch_embedder import TorchEmbedder
     from tokay.train.teacher import taught
 
-    parts = parts_of(list(run.table("split", "documents", Document)), run.table("corpus", "passages", Passage))
+    parts = parts_of_run(run)
     passages = list(run.table("corpus", "passages", Passage))
     seen = [i for i, p in enumerate(passages) if parts[p.passage_id] == "train"]
     return taught(

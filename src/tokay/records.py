@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
-Part = Literal["train", "dev", "test", "seen"]
-"""Of a document or a query; ``seen`` is a held-out query of a training document, and never a document."""
+Part = Literal["train", "dev", "test", "seen", "out"]
+"""Of a document, a passage or a query. ``seen`` is a held-out query of a training document. ``out`` is a passage or
+a query that nearly repeats one of a stricter part: nothing is trained, chosen or measured with it."""
 
 
 class Record(Protocol):
@@ -85,6 +86,14 @@ class Document:
     document_id: str
     part: Part
     passages: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """A passage that nearly repeats one of another document; ``group`` is the least id of all that do."""
+
+    passage_id: str
+    group: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -176,6 +185,18 @@ class Example:
     grades: list[int]
     relabelled: bool
     part: Part
+
+
+Role = Literal["query", "seed", "positive", "negative", "candidate"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Read:
+    """One text that a training was given. ``text`` is a query's; a passage's stands in the corpus."""
+
+    role: Role
+    item_id: str
+    text: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tokay.annotate.prompts import speaks_to_a_model
+from tokay.errors import TokayError
 from tokay.evaluate.slices import TITLES
+from tokay.leakage import SAID, Leakage, in_training
+from tokay.leaking import check_run, refusal
 from tokay.records import Change, Document, Duplicate, Example, Failure, Hit, Judgment, Passage, Query, Score, Skipped
 from tokay.store import Run
 from tokay.trace import Trace, trace_queries
@@ -53,10 +56,19 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u
 
 
 def write_report(run: Run) -> Path:
-    """Write ``report.html`` from the tables of a finished run; returns its path."""
+    """Write ``report.html`` from the tables of a finished run; returns its path.
+
+    Raises:
+        TokayError: the run's split leaks. The page then says what leaks, and no verdict.
+    """
     verdict = run.read_json("evaluate", "verdict")
+    leakage = check_run(run)
+    if leakage.leaks:
+        _page(run, f"Tokay: {run.path.name}", [_leaks(leakage)])
+        raise TokayError(refusal(run, leakage))
     parts = [
         _verdict(run, verdict),
+        f"<p>{_e(leakage.sentence().capitalize())}.</p>",
         _systems("Held-out documents", verdict),
         _slices(verdict),
         *([_reranker(run)] if run.is_done("rerank") else []),
@@ -122,6 +134,24 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     header = cells("th", [_e(h) for h in head])
     return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+# -- leakage --------------------------------------------------------------------------------------------------------
+
+
+def _leaks(found: Leakage) -> str:
+    counts = [[_e(SAID[kind]), f"{count:,}"] for kind, count in found.counts().items()]
+    shown = [
+        [_e(leak["item_id"]), _e(leak["held_id"]), _e(leak["training"]), _e(leak["role"]), _e(SAID[kind])]
+        for kind, leaks in found.to_json()["examples"].items()
+        for leak in leaks
+    ]
+    return (
+        '<p class="verdict no">No verdict: something that it would be measured on was in training.</p>'
+        f"{_table(['what leaks', 'count'], counts)}<h2>Which</h2>"
+        f"{_table(['id', 'repeats', 'training', 'as', 'what it is'], shown, numbers_from=9)}"
+        "<p>Run <code>tokay distill</code> again: it makes anew what does not fit the split.</p>"
+    )
 
 
 # -- verdict and systems --------------------------------------------------------------------------------------------
@@ -235,6 +265,7 @@ def _labels(run: Run) -> str:
     verdict = run.read_json("labels", "verdict")
     dropped = ", ".join(f"{count} {name}" for name, count in verdict["dropped"].items() if count)
     unused = f"<p>Not used: {_e(dropped)}.</p>" if dropped else ""
+    unused += f"<p>{_e(in_training(verdict['in_training']))}</p>" if "in_training" in verdict else ""
     return _systems("Your own queries", verdict) + f"<p><b>{_e(verdict['sentence'])}</b></p>{unused}"
 
 

@@ -18,10 +18,13 @@ from tokay import open_run
 from tokay.errors import TokayError
 from tokay.evaluate.rerank import Read, as_ranking, calibration, choose_rule, rows_of
 from tokay.evaluate.verdict import qrels_of
+from tokay.leakage import reads_of
+from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
 from tokay.progress import Progress, Silent
-from tokay.records import Document, Example, Hit, Judgment, Passage, Query
+from tokay.records import Example, Hit, Judgment, Passage, Query
+from tokay.records import Read as Given
 from tokay.report import write_report
 from tokay.search.bm25 import BM25
 from tokay.search.dense import top_k, unit
@@ -29,7 +32,6 @@ from tokay.search.hybrid import Hybrid, Ranking, pools_of
 from tokay.search.rerank import Rule
 from tokay.search.reranker import ABOUT, FOLDER, About, Form, Reranker
 from tokay.settings import RerankSettings, Settings
-from tokay.split import parts_of
 from tokay.store import Run, StageOutput, fingerprint
 
 if TYPE_CHECKING:
@@ -97,8 +99,8 @@ class RunView:
         self.passages = list(run.table("corpus", "passages", Passage))
         self.ids = [p.passage_id for p in self.passages]
         self.texts = [written(p.text, p.title) for p in self.passages]
-        self.parts = parts_of(list(run.table("split", "documents", Document)), self.passages)
-        self.queries = [*run.table("generate", "queries", Query), *run.table("judge", "answered", Query)]
+        self.parts = parts_of_run(run)
+        self.queries = queries_of_run(run)
         self.vectors: NDArray[np.floating] = np.load(run.path / "evaluate" / "tuned.npy", mmap_mode="r")
         self.hybrid = Hybrid.from_json(run.read_json("evaluate", "hybrid")["tuned"])
         self.bm25 = BM25.load(run.path / "evaluate" / "bm25")
@@ -120,6 +122,10 @@ class RunView:
     def examples(self) -> list[Example]:
         """The training part's rows."""
         return [e for e in self.run.table("examples", "examples", Example) if e.part == "train"]
+
+    def open_passages(self) -> dict[str, tuple[str, str]]:
+        """Title and text of the training part: what negatives are drawn from."""
+        return {p.passage_id: (p.title, p.text) for p in self.passages if self.parts[p.passage_id] == "train"}
 
     def near(self, embedder: Any, examples: Sequence[Example]) -> dict[str, list[tuple[str, float]]]:
         """Query id -> what the tuned retriever returns of the training part, with cosines."""
@@ -159,10 +165,14 @@ class RunView:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What ``train_run`` leaves: the folder, and the verdict as JSON values; ``fresh``: it was done now."""
+    """What ``train_run`` leaves: the folder, the verdict as JSON values, and what it was checked for.
+
+    ``fresh``: it was done now.
+    """
 
     folder: Path
     verdict: dict[str, Any]
+    leakage: str
     fresh: bool
 
 
@@ -177,13 +187,14 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         progress: where to report.
 
     Raises:
-        TokayError: it is no run, has no judgments, or whatever training refuses.
+        TokayError: it is no run, has no judgments, its split leaks, or whatever training refuses.
     """
     path = Path(source).expanduser()
     check_run(path)
     progress = progress or Silent()
     chosen = settings.rerank
     with Run(path, writable=True) as run:
+        refuse(run)
         key = {
             **chosen.model_dump(mode="json", exclude={"checkpoint_minutes", "tokens_kept"}),
             "evaluate": settings.evaluate.model_dump(mode="json"),
@@ -198,7 +209,7 @@ def train_run(source: str, settings: Settings, *, progress: Progress | None = No
         )
         shutil.rmtree(run.path / "checkpoints" / FOLDER, ignore_errors=True)
         write_report(run)
-        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), result.fresh)
+        return Done(run.path / FOLDER, run.read_json(FOLDER, "verdict"), leakage_sentence(run), result.fresh)
 
 
 def check_run(path: Path) -> None:
@@ -241,8 +252,7 @@ def maker_of(view: RunView, embedder: Any, settings: RerankSettings) -> ListMake
 
     examples = view.examples()
     lists = lists_of(examples, view.near(embedder, examples), below=settings.unjudged_below, near=NEAR_KEPT)
-    texts = {p.passage_id: (p.title, p.text) for p in view.passages if view.parts[p.passage_id] == "train"}
-    return ListMaker(list(lists), texts, settings)
+    return ListMaker(list(lists), view.open_passages(), settings)
 
 
 def untrained(embedder: Any, settings: RerankSettings, layers: int) -> TorchCrossEncoder:
@@ -282,6 +292,11 @@ class _Work:
         """Train, choose, export, compare."""
         forms: list[tuple[Form, Any]] = []
         story = []
+        examples = self.view.examples()
+        judged = (p for e in examples for p in e.candidate_ids)
+        reads = list(reads_of(examples, [*self.view.open_passages(), *judged]))
+        refuse(self.run, {"the reranker": reads})
+        self.out.write("read", Given, reads)
         for layers in self.settings.layers:
             found, done = self.one(layers)
             forms += found

@@ -48,6 +48,11 @@ class SplitSettings(_Section):
     dev_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share that the weight of BM25 beside the tuned model is chosen on; with half, it is noise"
     )
+    near_duplicates: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.8,
+        description="word 3-shingle Jaccard similarity from which a passage repeats one of another document, and may "
+        "not stand on the other side of the split; 0: do not look",
+    )
     seen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="share of the training documents' queries held out, at most 300, for the verdict's seen slice"
     )

@@ -121,6 +121,14 @@ class Run:
         """Whether a stage has outputs here, of whatever key."""
         return stage in self.manifest()
 
+    def has(self, stage: str, name: str) -> bool:
+        """Whether a finished stage has this table; those of an older version may lack it."""
+        return self.is_done(stage) and (self.path / stage / f"{name}.parquet").is_file()
+
+    def intact(self, stage: str) -> bool:
+        """Whether the files of a finished stage are still those that it left."""
+        return self._intact(stage, self.manifest()[stage]["outputs"])
+
     # -- stages ---------------------------------------------------------------------------------------------------
 
     def stage(

@@ -14,10 +14,11 @@ from tokay import open_run
 from tokay.corpus import open_corpus, whole
 from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
+from tokay.leaking import queries_of_run, sources_apart
 from tokay.models.locate import find_model, is_run
 from tokay.pipeline import check_teacher, dev_set_of, run_source, taught_source
 from tokay.progress import Progress, Silent
-from tokay.records import Example, Passage, Query
+from tokay.records import Example, Passage
 from tokay.settings import Settings, TrainSettings, resolve
 from tokay.store import MANIFEST, fingerprint
 from tokay.train.mixture import Source, read_entries, read_mixture
@@ -115,14 +116,14 @@ def read_material(
     if of_run:
         run = open_run(path)
         rows = [e for e in run.table("examples", "examples", Example) if e.part == "train"]
+        sources = sources_apart(run, sources, lambda said: None)
         sources.insert(0, run_source(rows, run.table("corpus", "passages", Passage), train))
         if train.distil_teacher:
             teach = functools.partial(taught_source, run, sources[0], train)
         chosen = run.read_json("vectors", "cut")
         cut, name = cut or chosen["cut"], base or chosen["base"]
         if not dev:
-            queries = run.table("generate", "queries", Query)
-            dev_set = dev_set_of(run, queries, relevant_grade=settings.evaluate.relevant_grade)
+            dev_set = dev_set_of(run, queries_of_run(run), relevant_grade=settings.evaluate.relevant_grade)
     folder = find_model(name)
     model = TorchEmbedder.load(folder)
     return Material(

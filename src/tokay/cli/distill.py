@@ -9,7 +9,7 @@ import typer
 
 import tokay
 from tokay.cli.screen import Budget, Out, Prices, Screen, escape, out
-from tokay.cli.verdicts import print_slices, print_verdict
+from tokay.cli.verdicts import print_leakage, print_slices, print_verdict
 
 
 def distill(
@@ -109,6 +109,7 @@ def distill(
         print_slices(done.verdict["slices"])
         if settings.qrels:
             print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
+        print_leakage(done.leakage)
         out.print(f"model: {escape(str(done.model))}")
         if done.verdict["use"] == "base":
             out.print(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokay.cli.screen import Screen, escape, number, one_of, out
-from tokay.cli.verdicts import print_rerank_verdict, print_slices
+from tokay.cli.verdicts import print_leakage, print_rerank_verdict, print_slices
 from tokay.errors import TokayError
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def _train_query_side(
             return
         done = train_query_side(material, settings, out_folder, form=chosen, progress=screen)
     print_slices(done.verdict)
+    print_leakage(done.leakage)
     out.print(f"query side: {escape(str(done.folder))} ({chosen}, {done.seconds:,.0f} s of training)", soft_wrap=True)
 
 
@@ -195,6 +196,7 @@ def _train_reranker(
     with screen.bars:
         done = train_run(source, settings, progress=screen)
     print_rerank_verdict(done.verdict)
+    print_leakage(done.leakage)
     if not done.fresh:
         out.print("unchanged: it had been trained already")
     out.print(f"reranker: {escape(str(done.folder))}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from tokay.cli.screen import escape, out, print_wide
+from tokay.leakage import in_training
 
 
 def interval_of(comparison: Mapping[str, Any] | None) -> str:
@@ -54,9 +55,16 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
     out.print(f"{verdict['can_show'].capitalize()} (nDCG@10, 80 % power).")
     if dropped := {name: count for name, count in verdict.get("dropped", {}).items() if count}:
         out.print(f"Not used: {', '.join(f'{count} {name}' for name, count in dropped.items())}.")
+    if "in_training" in verdict:
+        out.print(in_training(verdict["in_training"]), soft_wrap=True)
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
     if people := verdict.get("people"):
         out.print(f"{escape(people['sentence'])}; {escape(people['checked'])}.", soft_wrap=True)
+
+
+def print_leakage(sentence: str) -> None:
+    """What the verdict was checked for, in one line."""
+    out.print(escape(sentence), soft_wrap=True)
 
 
 def print_slices(slices: dict[str, Any]) -> None:

@@ -145,6 +145,60 @@ def near_twins(rows: Signature, numbers: npt.NDArray[np.intp], threshold: float)
                     kept[bucket].append(row)
 
 
+class Groups:
+    """Numbers that belong together, by union-find; the least of a group stands for it."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def find(self, number: int) -> int:
+        """The least number of its group."""
+        parent = self._parent
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    def join(self, a: int, b: int) -> None:
+        """Make two groups one."""
+        a, b = sorted((self.find(a), self.find(b)))
+        self._parent[b] = a
+
+
+def near_groups(rows: Signature, numbers: npt.NDArray[np.intp], threshold: float) -> Groups:
+    """Groups of near duplicates: each is one of another of its group, and a chain of such pairs connects them.
+
+    Args:
+        rows: (n, 128) signatures.
+        numbers: the rows to compare, rising.
+        threshold: least estimated similarity of a pair.
+    """
+    groups = Groups(len(rows))
+    members, buckets = _shared_buckets(rows, numbers, _rows_per_band(threshold))
+    order = np.lexsort((members, buckets))
+    members, buckets = members[order], buckets[order]
+    beside = np.flatnonzero(buckets[1:] == buckets[:-1])
+    for part in np.split(beside, range(_AT_ONCE, len(beside), _AT_ONCE)):  # neighbours first: they connect most
+        a, b = members[part], members[part + 1]
+        close = np.mean(rows[a] == rows[b], axis=1) >= threshold
+        for one, other in zip(a[close].tolist(), b[close].tolist(), strict=True):
+            groups.join(one, other)
+    starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]][: len(buckets)])
+    for bucket in np.split(members, starts[1:]):
+        if len(bucket) > 2 and len({groups.find(row) for row in bucket.tolist()}) > 1:
+            _join_in_bucket(rows, bucket, threshold, groups)
+    return groups
+
+
+def _join_in_bucket(rows: Signature, bucket: npt.NDArray[np.int64], threshold: float, groups: Groups) -> None:
+    for at, row in enumerate(bucket.tolist()):
+        mine = groups.find(row)
+        others = bucket[at + 1 : at + 1 + _MOST_COMPARED]
+        others = others[[groups.find(other) != mine for other in others.tolist()]]
+        for other in others[np.mean(rows[others] == rows[row], axis=1) >= threshold].tolist():
+            groups.join(row, other)
+
+
 def _rows_per_band(threshold: float) -> int:
     """Of the 128 hashes; b bands of r rows find a pair of similarity s with probability 1 - (1 - s^r)^b.
 
