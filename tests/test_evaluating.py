@@ -187,6 +187,8 @@ def test_a_model_on_a_beir_folder_is_encoded_once(
     before = kept.stat().st_mtime_ns
     again = results_of(capsys, f"tiny={base}", f"half={base}@16", "bm25", "--on", beir, "--out", tmp_path / "out")
     assert again == found
+    results_of(capsys, f"tiny={base}", "--on", beir, "--out", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == ["tiny.trec"]
     assert kept.stat().st_mtime_ns == before
 
 
@@ -367,6 +369,9 @@ def test_a_recording_cannot_judge(run: Path, capsys: pytest.CaptureFixture[str])
         (("tuned", "x={run}@32", "--on", "{run}", "--against", "y"), "--against is 'y'; expected one of"),
         (("tuned:static", "--on", "{run}"), "static"),
         (("tuned+rerank", "--on", "{run}"), "has no reranker; train one with"),
+        (("bm25+rerank", "--on", "{beir}"), "has no run whose reranker to take; say +rerank=MODEL"),
+        (("bm25", "--on", "{run}", "--split", "dev"), "--split is 'dev', and a run's queries are its held-out ones"),
+        (("tuned:torch", "tuned", "--on", "{run}"), "are the same system"),
         (("tuned",), "there is no --on"),
         (("--on", "{beir}"), "there is no system; name some"),
         (("bm25", "--on", "{run}", "--budget", "3"), "--judge-url and --budget are of a judge"),

@@ -1,24 +1,19 @@
-"""The systems of ``tokay evaluate``: from their names to rankings of one set, each model's vectors made once.
-
-Letters: Q queries, N passages, D width.
-"""
+"""The systems of ``tokay evaluate``: from their names to rankings of one set."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokay import open_run
+from tokay.encoders import Confirm, Encoders, Place, is_export_of_tuned, same_run
 from tokay.errors import TokayError, did_you_mean
 from tokay.evaluate.fusion import Material, learn_hybrid, some_of
 from tokay.evaluate.many import Ranked
@@ -27,7 +22,9 @@ from tokay.evaluate.sets import EvaluationSet
 from tokay.evaluate.systems import BASE, FORMS, OPENAI, TUNED, WORDS, SystemSpec
 from tokay.evaluate.systems import BM25 as WORDS_ALONE
 from tokay.evaluate.verdict import Side, qrels_of
+from tokay.finder import about_of
 from tokay.language import LANGUAGE_SAMPLE, stems_for
+from tokay.leaking import queries_of_run
 from tokay.models.cross_encoder import written
 from tokay.models.locate import EXPORT, find_model, is_hub_name, is_run
 from tokay.progress import Progress
@@ -36,19 +33,7 @@ from tokay.search.bm25 import BM25
 from tokay.search.dense import unit
 from tokay.search.hybrid import Hybrid, Ranking, as_run, pools_of, spread_of
 from tokay.settings import EvaluateSettings, HybridSettings
-from tokay.store import Run, fingerprint
-
-Confirm = Callable[[Sequence[str]], bool]
-"""Asked with what would leave this machine, in words, before it does."""
-VECTORS = "vectors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a system's model is: one side of a run, or a folder, a name or an endpoint by itself."""
-
-    run: Run | None
-    core: str
+from tokay.store import Run
 
 
 class Contenders:
@@ -81,19 +66,14 @@ class Contenders:
     ) -> None:
         self.on, self.home, self.run = on, home, run
         self.settings, self.hybrid_settings = settings, hybrid
-        self.url, self.confirm, self.progress = url, confirm, progress
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="tokay-")
-        self.folder = Path(self._temporary.name) if self._temporary else Path(str(folder))
-        self.kept = folder is not None
+        self.progress = progress
+        self.encoders = Encoders(on, home=home, folder=folder, url=url, confirm=confirm, progress=progress)
         self.texts = [q.text for q in on.queries]
-        self._encoders: dict[tuple[str, str], _Encoder] = {}
         self._hybrids: dict[tuple[str, str], tuple[Hybrid, str]] = {}
 
     def close(self) -> None:
         """Give up what was not to be kept."""
-        self._encoders.clear()
-        if self._temporary:
-            self._temporary.cleanup()
+        self.encoders.close()
 
     # -- names ----------------------------------------------------------------------------------------------------
 
@@ -106,11 +86,13 @@ class Contenders:
         found: list[SystemSpec] = []
         for spec in specs:
             place = self._place(spec)
+            if spec.reranked and not spec.reranker:
+                about_of(self._run_of_reranker(spec, place).path)
             plain = dataclasses.replace(spec, label="") == SystemSpec("", spec.core)
             forms = [spec]
             if place.run is not None and plain and spec.core not in (BASE, TUNED):
                 forms = self._forms(spec, place.run)
-            if _same(place.run, self.run) and place.core == TUNED:
+            if same_run(place.run, self.run) and place.core == TUNED:
                 forms = [dataclasses.replace(form, core=TUNED) for form in forms]  # its vectors are there already
             found += forms
         labels = [spec.label for spec in found]
@@ -126,7 +108,7 @@ class Contenders:
     def _place(self, spec: SystemSpec) -> Place:
         core = spec.core
         if core == WORDS_ALONE or core.startswith(OPENAI):
-            if core != WORDS_ALONE and not self.kept:
+            if core != WORDS_ALONE and not self.encoders.kept:
                 raise TokayError(f"{core} is asked text by text; name --out FOLDER, where its vectors are kept")
             return Place(None, core)
         if core in (BASE, TUNED):
@@ -157,9 +139,15 @@ class Contenders:
         about = run.path / EXPORT / "export.json"
         kept = json.loads(about.read_text(encoding="utf-8")).get("forms", {}) if about.is_file() else {}
         for backend in ("onnx", "onnx-int8", "static"):
-            if kept.get(backend, {}).get("kept") and _is_export_of_tuned(run):
+            if kept.get(backend, {}).get("kept") and is_export_of_tuned(run):
                 forms.append(dataclasses.replace(spec, label=f"{name}:{backend}", backend=backend))
         return forms
+
+    def _run_of_reranker(self, spec: SystemSpec, place: Place) -> Run:
+        run = place.run or self.run
+        if run is None:
+            raise TokayError(f"system {spec.label!r} has no run whose reranker to take; say +rerank=MODEL")
+        return run
 
     # -- rankings -------------------------------------------------------------------------------------------------
 
@@ -173,7 +161,7 @@ class Contenders:
         if spec.core == WORDS_ALONE:
             ranking = self.bm25.search(self.texts, self.settings.depth)
         else:
-            encoder = self._encoder(spec)
+            encoder = self.encoders.of(spec, self._place(spec))
             side = encoder.side
             dim = spec.dim or encoder.width
             if dim > encoder.width:
@@ -217,7 +205,7 @@ class Contenders:
         if spec.weight is not None:
             return Hybrid(spec.weight, {}, self.bm25.k1, self.bm25.b, self.bm25.language), "given"
         place = self._place(spec)
-        if self.home is not None and _same(place.run, self.home):
+        if self.home is not None and same_run(place.run, self.home):
             return Hybrid.from_json(self.home.read_json("evaluate", "hybrid")[place.core]), "the run's"
         if spec.encoder not in self._hybrids:
             self._hybrids[spec.encoder] = self._learned(spec, side)
@@ -228,14 +216,14 @@ class Contenders:
         chosen: list[Query] = []
         qrels: dict[str, dict[str, int]] = {}
         if self.home is not None:
-            queries = [q for q in self.home.table("generate", "queries", Query) if q.part in ("train", "dev")]
+            queries = [q for q in queries_of_run(self.home) if q.part in ("train", "dev")]
             judgments = self.home.table("judge", "judgments", Judgment)
             qrels, _ = qrels_of(queries, judgments, relevant_grade=self.settings.relevant_grade)
             chosen = some_of([q for q in queries if q.query_id in qrels], self.hybrid_settings)
         if not chosen:
             spread = spread_of(unit(side.queries), np.asarray(side.passages))
             return Hybrid.usual(spread, self.bm25), "not learned"
-        asked = Side(self._encoder(spec).queries([q.text for q in chosen]), side.passages)
+        asked = Side(self.encoders.of(spec, self._place(spec)).queries([q.text for q in chosen]), side.passages)
         place = {p: i for i, p in enumerate(self.on.ids)}
         material = Material(asked, chosen, qrels, place, self.settings.depth)
         return learn_hybrid(self.bm25, material, self.hybrid_settings)[0], "learned on the run's training queries"
@@ -243,10 +231,7 @@ class Contenders:
     def _reranked(self, spec: SystemSpec, ranking: Ranking) -> tuple[Ranking, str]:
         from tokay.search.reranker import Reranker
 
-        run = self._place(spec).run or self.run
-        if not spec.reranker and run is None:
-            raise TokayError(f"system {spec.label!r} has no run whose reranker to take; say +rerank=MODEL")
-        reranker = Reranker.load(spec.reranker or str(run.path if run else ""))
+        reranker = Reranker.load(spec.reranker or self._run_of_reranker(spec, self._place(spec)).path)
         texts = [written(p.text, p.title) for p in self.on.passages]
         self.progress.start(f"{spec.label}: reranking", len(self.texts))
         found = []
@@ -260,126 +245,8 @@ class Contenders:
         scores = -np.arange(self.settings.depth, dtype=np.float32)[None].repeat(len(found), 0)
         return (places[0], scores), f"{read:.1f} candidates read"
 
-    # -- vectors --------------------------------------------------------------------------------------------------
-
-    def _encoder(self, spec: SystemSpec) -> _Encoder:
-        if spec.encoder not in self._encoders:
-            self._encoders[spec.encoder] = self._made(spec)
-        return self._encoders[spec.encoder]
-
-    def _made(self, spec: SystemSpec) -> _Encoder:
-        if spec.core.startswith(OPENAI):
-            return self._remote(spec.core.removeprefix(OPENAI))
-        place = self._place(spec)
-        model, digest = self._loaded(spec, place)
-        about = f"reads {model.config.max_tokens} tokens" if model.config.max_tokens < 10**9 else "reads all tokens"
-
-        def queries(texts: Sequence[str]) -> NDArray[np.float32]:
-            return np.asarray(model.encode(texts, kind="query"), np.float32)
-
-        stored = self._stored(spec, place)
-        passages = stored if stored is not None else self._passages(spec, model, digest)
-        return _Encoder(queries, Side(queries(self.texts), passages), about)
-
-    def _loaded(self, spec: SystemSpec, place: Place) -> tuple[Any, str]:
-        from tokay import Embedder
-        from tokay.vectors import with_cut
-
-        self.progress.start(f"{spec.label}: loading", None)
-        backend = spec.backend or "torch"
-        if place.run is None:
-            return Embedder.load(place.core, backend=backend), fingerprint(find_model(place.core))
-        if place.core == BASE:
-            chosen = place.run.read_json("vectors", "cut")
-            base = with_cut(Embedder.load(chosen["base"], backend=backend), chosen["cut"])
-            return base, fingerprint(find_model(chosen["base"]))
-        tuned = place.run.path / "train" / "model"
-        if spec.backend is None:
-            return Embedder.load(tuned), fingerprint(tuned)
-        model = Embedder.load(place.run.path, backend=backend)
-        if not _is_export_of_tuned(place.run):
-            raise TokayError(
-                f"system {spec.label!r}: {place.run.path / EXPORT} is of another model than {tuned}, since the verdict "
-                "or --refit chose another; export that folder, and name the export"
-            )
-        return model, fingerprint(place.run.path / EXPORT)
-
-    def _stored(self, spec: SystemSpec, place: Place) -> NDArray[np.floating] | None:
-        """The vectors that a run left of its own corpus."""
-        if spec.backend or self.home is None or not _same(place.run, self.home):
-            return None
-        stage, file = {BASE: ("vectors", "base.npy"), TUNED: ("evaluate", "tuned.npy")}[place.core]
-        path = self.home.path / stage / file
-        return np.load(path, mmap_mode="r") if self.home.is_done(stage) and path.is_file() else None
-
-    def _passages(self, spec: SystemSpec, model: Any, digest: str) -> NDArray[np.floating]:
-        from tokay.vectors import encode_corpus
-
-        key = [digest, spec.backend or "", model.config.max_tokens, self._texts_digest]
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-        path = self.folder / VECTORS / f"{name}.npy"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half = path.with_suffix(".half")
-            self.progress.start(f"{spec.label}: passages", len(self.on.passages))
-            encode_corpus(model, iter(self.on.passages), len(self.on.passages), half, self.progress)
-            half.replace(path)
-        return np.asarray(np.load(path, mmap_mode="r"))
-
-    @functools.cached_property
-    def _texts_digest(self) -> str:
-        hasher = hashlib.sha256()
-        for p in self.on.passages:
-            hasher.update(json.dumps([p.title, p.text]).encode())
-        return hasher.hexdigest()
-
-    def _remote(self, model: str) -> _Encoder:
-        from tokay.llm.embeddings import RemoteEmbedder
-
-        server = RemoteEmbedder(model, url=self.url, cache=self.folder / VECTORS / "endpoints.sqlite")
-        passages = [written(p.text, p.title) for p in self.on.passages]
-        if (wanted := server.missing([*passages, *self.texts])) and not server.is_near:
-            size = sum(len(text) for text in wanted)
-            said = [
-                f"to {server.name} at {server.url} goes the text of {len(wanted):,} passages and queries, {size:,} "
-                f"characters, about {size / 4:,.0f} tokens of English; each text is paid for once"
-            ]
-            for line in said:
-                self.progress.say(line)
-            if not self.confirm(said):
-                raise TokayError("nothing was sent to the endpoint: the plan was not confirmed (--yes confirms it)")
-
-        def queries(texts: Sequence[str]) -> NDArray[np.float32]:
-            return unit(server.encode(texts, progress=self.progress))
-
-        vectors = unit(server.encode(passages, progress=self.progress))
-        return _Encoder(queries, Side(queries(self.texts), vectors), "reads what its endpoint reads")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Encoder:
-    """A model over one set: what makes vectors of queries, and those of the set."""
-
-    queries: Callable[[Sequence[str]], NDArray[np.float32]]
-    side: Side
-    about: str
-
-    @property
-    def width(self) -> int:
-        return int(self.side.passages.shape[1])
-
-
-def _same(one: Run | None, other: Run | None) -> bool:
-    return one is not None and other is not None and one.path.resolve() == other.path.resolve()
-
 
 def _config_dims(run: Run) -> Sequence[int]:
     from tokay.models.folder import read_config
 
     return read_config(run.path / "train" / "model")[0].dims
-
-
-def _is_export_of_tuned(run: Run) -> bool:
-    from tokay.models.space import recorded, vector_space
-
-    return recorded(run.path / EXPORT) in ("", vector_space(run.path / "train" / "model"))

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tokay import open_run
-from tokay.contenders import VECTORS, Confirm, Contenders
+from tokay.contenders import Contenders
+from tokay.encoders import VECTORS, Confirm
 from tokay.errors import TokayError
 from tokay.evaluate.many import EXAMPLES, Ranked, Results, hits_of_runs, judge_many
 from tokay.evaluate.sets import EvaluationSet, beir_set, hub_set, own_set, written_set
 from tokay.evaluate.systems import choose_reference, parse_all
 from tokay.evaluate.trec import write_runs
 from tokay.evaluate.unjudged import TOP, pool, tops_of
+from tokay.leaking import queries_of_run, refuse
 from tokay.models.locate import find_model, is_run
 from tokay.pooling import asking_of, judge_pool, pooled_of
 from tokay.progress import Progress, Silent
@@ -76,7 +78,7 @@ def open_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
         split: of the labels, where there are several.
 
     Raises:
-        TokayError: there is no such set, or its queries, labels and passages do not fit together.
+        TokayError: there is no such set, its queries, labels and passages do not fit together, or a run's split leaks.
     """
     if is_run(Path(on).expanduser()):
         run = open_run(Path(on).expanduser())
@@ -84,6 +86,12 @@ def open_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
         if queries or qrels:
             passages = list(run.table("corpus", "passages", Passage))
             return Opened(own_set(on, passages, queries=queries, qrels=qrels, split=split), run)
+        if split != "test":
+            raise TokayError(
+                f"--split is {split!r}, and a run's queries are its held-out ones; leave it out, or name labels with "
+                "--queries and --qrels"
+            )
+        refuse(run)
         return Opened(set_of_run(run), run)
     for prefix, opened in PREFIXES.items():
         if on.startswith(prefix) and not (queries or qrels):
@@ -107,11 +115,10 @@ def check_finished(run: Run) -> None:
 
 def set_of_run(run: Run) -> EvaluationSet:
     """A run's held-out queries with the grades of its judge, those of earlier evaluations among them."""
-    tables = [("generate", "queries"), ("judge", "answered")]
     return written_set(
         str(run.path),
         list(run.table("corpus", "passages", Passage)),
-        (q for stage, table in tables for q in run.table(stage, table, Query)),
+        queries_of_run(run),
         [*run.table("judge", "judgments", Judgment), *pooled_of(run)],
         relevant_grade=settings_of(run).relevant_grade,
     )
@@ -200,7 +207,11 @@ def evaluate(
     if folder is not None:
         write_results(folder, results, ranked, current)
     if trec is not None or folder is not None:
-        write_runs(trec or Path(str(folder)) / RUNS, ranked, depth=settings.depth)
+        written = write_runs(trec or Path(str(folder)) / RUNS, ranked, depth=settings.depth)
+        if trec is None:  # our own folder: systems of an earlier evaluation leave it with their scores
+            for path in written[0].parent.glob("*.trec"):
+                if path not in written:
+                    path.unlink()
     return Evaluated(results.summary, folder)
 
 

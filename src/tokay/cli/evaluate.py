@@ -189,7 +189,7 @@ def _print_slices(summary: dict[str, Any]) -> None:
             c = found.get("comparison")
             sure = c is not None and (c["low"] > 0 or c["high"] < 0)
             cells.append(f"{found['ndcg@10']:.3f}{'*' if sure else ' '}")
-        table.add_row(f"{one['trait']}: {one['value']}", f"{one['queries']:,}", *cells)
+        table.add_row(escape(f"{one['trait']}: {one['value']}"), f"{one['queries']:,}", *cells)
     print_wide(table)
 
 

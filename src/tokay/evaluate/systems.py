@@ -33,7 +33,7 @@ class SystemSpec:
         label: what tables call it.
         core: ``bm25``, ``base``, ``tuned``, ``openai:MODEL``, or what ``Embedder.load`` takes.
         dim: Matryoshka width; None: all.
-        backend: what runs the model; None: torch, or of a folder without weights for it the one that it has.
+        backend: what runs the model; None: torch.
         fused: with BM25.
         weight: of BM25; None: the learned one, or the usual one.
         reranked: with a cross-encoder over it.
@@ -79,7 +79,7 @@ def parse(text: str) -> SystemSpec:
                 left, dim = found[1], int(found[2])
             head, _, last = left.rpartition(":")
             if last in BACKENDS and head and head != "openai":
-                left, backend = head, next(one for one in BACKENDS if one == last)
+                left, backend = head, next((one for one in BACKENDS if one == last and one != "torch"), None)
     spec = SystemSpec(name, left, dim, backend, fused, _weight(weight, text), reranked, reranker or "")
     _check(spec, text)
     return spec

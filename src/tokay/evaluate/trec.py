@@ -12,7 +12,7 @@ from tokay.evaluate.many import Ranked
 
 def file_name(label: str) -> str:
     """A system's file: what no file system minds."""
-    return re.sub(r"[^\w.+@-]+", "_", label).strip("_.") + ".trec"
+    return (re.sub(r"[^\w.+@-]+", "_", label).strip("_.") or "system") + ".trec"
 
 
 def write_runs(folder: Path, systems: Iterable[Ranked], *, depth: int) -> list[Path]:
