@@ -26,9 +26,13 @@ BETWEEN: Final = 0.17
 """How far the means of written and of people's queries are apart, in standard deviations of a query's difference: on
 SciFact's train claims (docs/log.md)."""
 BETWEEN_LIKE_THE_LOG: Final = 0.1
-"""The same where written queries are weighed to be as hard as those of a log."""
-CHECKED: Final = ""
-"""How far verdicts with these figures were checked: ``checked`` of ``benchmarks/bench_calibrate.py`` on test claims."""
+"""The same where written queries are weighed to be as hard as those of a log: 0 on the held-out ones, 0.11 on all."""
+CHECKED: Final = (
+    "such intervals were checked on 276 pairs of systems over SciFact's 300 human test claims: sign agreement 100 % (with "
+    "a log 99 %), coverage 99 % (98 %), tau 0.85 (0.84); not checked on your data unless you give labels "
+    "('tokay calibrate')"
+)
+"""How far verdicts with these figures were checked (docs/log.md)."""
 
 
 def margins_of(run: Run) -> dict[str, float]:
