@@ -31,7 +31,7 @@ from tokay.evaluate.many import Ranked
 from tokay.evaluate.metrics import evaluate_run
 from tokay.evaluate.people import BETWEEN, BETWEEN_LIKE_THE_LOG, checked, effective, margins_of
 from tokay.evaluate.sets import EvaluationSet, own_set
-from tokay.evaluate.systems import BASE, parse, parse_all
+from tokay.evaluate.systems import BASE, parse_all
 from tokay.evaluate.traits import overlap_of
 from tokay.evaluate.verdict import PRIMARY
 from tokay.evaluating import CALIBRATION, COMPARED, check_finished, check_out, set_of_run
@@ -173,10 +173,10 @@ def rank_both(
         specs = contenders.check(parse_all([*systems_of_run(opened), *systems]))
         check_sizes(len(specs), *(len(ids_of(on, kind)) for kind in (WRITTEN, PEOPLE)))
         ranked = [contenders.rank(spec) for spec in specs]
-        margins = margins_of(contenders.rank(parse(BASE)).run)
     finally:
         contenders.close()
-    return Both(on, ranked, margins, folder)
+    base = next(one for one in ranked if one.label == BASE)
+    return Both(on, ranked, margins_of(base.run), folder)
 
 
 def systems_of_run(run: Run) -> list[str]:

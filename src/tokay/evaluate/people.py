@@ -28,8 +28,8 @@ SciFact's train claims (docs/log.md)."""
 BETWEEN_LIKE_THE_LOG: Final = 0.1
 """The same where written queries are weighed to be as hard as those of a log: 0 on the held-out ones, 0.11 on all."""
 CHECKED: Final = (
-    "such intervals were checked on 276 pairs of systems over SciFact's 300 human test claims: sign agreement 100 % (with "
-    "a log 99 %), coverage 99 % (98 %), tau 0.85 (0.84); not checked on your data unless you give labels "
+    "such intervals were checked on 276 pairs of systems over SciFact's 300 test claims: sign agreement 100 % (with a "
+    "log 99 %), coverage 99 % (98 %), tau 0.85 (0.84); not checked on your data unless you give labels "
     "('tokay calibrate')"
 )
 """How far verdicts with these figures were checked (docs/log.md)."""
