@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from tokay import open_run
-from tokay.contenders import Confirm, Contenders
+from tokay.contenders import Contenders
+from tokay.encoders import Confirm
 from tokay.errors import TokayError
 from tokay.evaluate.calibrate import (
     PEOPLE,
