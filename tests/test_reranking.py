@@ -57,7 +57,9 @@ def test_the_folder_has_models_forms_and_a_verdict(reranked: Path, capsys: pytes
     c = verdict["rows"][1]["comparison"]
     assert c["mean_a"] == pytest.approx(verdict["rows"][1]["ndcg@10"])
     assert c["mean_b"] == pytest.approx(verdict["rows"][0]["ndcg@10"])
-    assert "tuned+BM25+reranker" in (reranked / "report.html").read_text()
+    page = (reranked / "report.html").read_text()
+    assert "tuned+BM25+reranker" in page
+    assert "The reranker: nDCG@10 of dev queries by step" in page
     training = json.loads((folder / "training.json").read_text())
     assert [story["layers"] for story in training] == [2, 1]
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
