@@ -109,7 +109,7 @@ def print_results(summary: dict[str, Any]) -> None:
     for row in summary["systems"]:
         if "sentence" in row:
             out.print(f"[bold]{escape(row['sentence'])}[/bold]", soft_wrap=True)
-    if any(row["unjudged"] for row in summary["systems"]):
+    if summary["graded"] and any(row["unjudged"] for row in summary["systems"]):
         _print_unjudged(summary)
     if len(summary["systems"]) > 2:
         _print_pairs(summary["pairs"])

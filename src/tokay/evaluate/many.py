@@ -70,7 +70,8 @@ def judge_many(
         Scores of all queries, those beside included; and ``results.json``: ``systems`` in their order, with means over
         the primary queries, ``judged@10``, ``unjudged`` (passages in top tens), ``condensed``, ``at_best``, and against
         the reference ``comparison``, ``p_alone`` and ``sentence``; ``pairs``, of all systems; ``slices``
-        by trait and value; ``examples``.
+        by trait and value; ``examples``; ``graded``, whether anybody
+        looked at passages and found them not relevant, without which what was not judged means little.
     """
     values = {one.label: evaluate_orders(on.qrels, one.orders) for one in systems}
     primary = on.primary
@@ -110,6 +111,7 @@ def judge_many(
         "queries": len(primary),
         "groups": len({on.group_of(query_id) for query_id in primary}),
         "beside": len(on.beside),
+        "graded": any(gain <= 0 for gains in asked.values() for gain in gains.values()),
         "metric": PRIMARY,
         "reference": reference,
         "dropped": dict(on.dropped),
