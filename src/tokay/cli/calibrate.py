@@ -58,8 +58,11 @@ def calibrate(
 def print_calibration(summary: dict[str, Any]) -> None:
     """Systems, the verdict's agreement with people, and the same by lexical overlap."""
     _print_systems(summary["systems"])
-    _print_rows("All pairs of systems", [(row["row"], row) for row in summary["rows"]])
-    slices = [(f"{one['from']:.2f} to {one['to']:.2f}", one) for one in summary["slices"] if "pairs" in one]
+    rows = summary["rows"]
+    title = f"All pairs of systems, {rows[0]['pairs']:,}: {_queries_of(rows[0])}"
+    _print_rows(title, [(row["row"], row) for row in rows])
+    found = [one for one in summary["slices"] if "pairs" in one]
+    slices = [(f"{one['from']:.2f} to {one['to']:.2f}: {_queries_of(one)}", one) for one in found]
     if slices:
         _print_rows("By the share of a query's words that its relevant passage has, widened", slices)
     out.print(
@@ -84,6 +87,10 @@ def _print_systems(systems: list[dict[str, Any]]) -> None:
     print_wide(table)
 
 
+def _queries_of(row: dict[str, Any]) -> str:
+    return " and ".join(f"{count:,} {kind}" for kind, count in row["queries"].items())
+
+
 def _print_rows(title: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in (
@@ -105,8 +112,6 @@ def _print_rows(title: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
         shares = (f"{row[key]:.0%}" for key in ("coverage", "compatible"))
         table.add_row(
             escape(name),
-            " / ".join(f"{count:,}" for count in row["queries"].values()),
-            f"{row['pairs']:,}",
             f"{row['claims']:,}",
             "" if row["agreement"] is None else f"{row['agreement']:.1%}",
             f"{row['close']['right']} of {row['close']['claims']}",
