@@ -62,9 +62,9 @@ def print_calibration(summary: dict[str, Any]) -> None:
     title = f"All pairs of systems, {rows[0]['pairs']:,}: {_queries_of(rows[0])}"
     _print_rows(title, [(row["row"], row) for row in rows])
     found = [one for one in summary["slices"] if "pairs" in one]
-    slices = [(f"{one['from']:.2f} to {one['to']:.2f}: {_queries_of(one)}", one) for one in found]
+    slices = [(f"{one['from']:.2f} to {one['to']:.2f}: {_queries_of(one, ' + ')}", one) for one in found]
     if slices:
-        _print_rows("By the share of a query's words that its relevant passage has, widened", slices)
+        _print_rows("By the share of a query's words that its passage has, widened: written + people's queries", slices)
     out.print(
         "called: the interval is off zero; right: with people's sign; close: right of calls below 0.05; refuted: "
         "people's own interval says otherwise. covered: people's difference, as measured, is in the interval; with "
@@ -87,16 +87,16 @@ def _print_systems(systems: list[dict[str, Any]]) -> None:
     print_wide(table)
 
 
-def _queries_of(row: dict[str, Any]) -> str:
-    return " and ".join(f"{count:,} {kind}" for kind, count in row["queries"].items())
+def _queries_of(row: dict[str, Any], between: str = "") -> str:
+    """The numbers of written and of people's queries; in words, or with a sign between them."""
+    counts = [f"{count:,}" for count in row["queries"].values()]
+    return between.join(counts) if between else " and ".join(map(" ".join, zip(counts, row["queries"], strict=True)))
 
 
 def _print_rows(title: str, rows: list[tuple[str, dict[str, Any]]]) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in (
         "",
-        "queries",
-        "pairs",
         "called",
         "right",
         "close",
