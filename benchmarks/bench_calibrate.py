@@ -131,7 +131,7 @@ def cheap(run: str, on: EvaluationSet) -> Iterator[tuple[str, Ranking]]:
         yield from forms(f"map {strength:g}", unit(base @ matrix.T), (128,), (0.6,))
     settings = settings_for(run, {}).train
     tower = train_tower(material.base, asked, material.frozen, settings, choice=material.parts["dev"])
-    yield from forms("tower", unit(tower.encode(texts)), (128,), (0.6,))
+    yield from forms("tower", unit(tower.embedder.encode(texts, kind="query")), (128,), (0.6,))
 
 
 def cells(row: dict[str, Any]) -> list[str]:
