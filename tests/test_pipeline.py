@@ -18,6 +18,7 @@ import pytest
 import tokay
 from command import call
 from fake_llm import FakeLLM
+from made_tasks import own_pairs
 from tiny import WORDS, tiny_base
 from tokay import cli
 from tokay.evaluate.verdict import judge_systems
@@ -474,3 +475,31 @@ def test_the_version_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("--version",), ("version",)):
         assert call(*words) == 0
         assert capsys.readouterr().out.strip() == tokay.__version__
+
+
+def test_a_run_without_a_general_set_says_so(run: Path) -> None:
+    found = tokay.open_run(run).read_json("general", "general")
+    assert (found["checked"], found["fell"]) == (False, False)
+    assert found["missing"] == ["NanoBEIR is on the Hub, and HF_HUB_OFFLINE is set; guard.sets can name local sets"]
+
+
+def test_a_run_that_loses_general_ability_warns(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = own_pairs(tokay.Embedder.load(tiny_base(), device="cpu"), tmp_path / "mine")
+    arguments = ("--llm", f"recorded:{material / 'recording'}", "--base", tiny_base(), "--out", tmp_path / "run", *FAST)
+    sets = ("--set", f"guard.sets=['{pairs}']", "--set", "train.learning_rate=0.05", "--set", "train.max_tokens=64")
+    assert call("distill", material / "docs.jsonl", *arguments, *sets) == 0
+    printed = capsys.readouterr()
+    assert "after training, base and tuned model are compared on general texts" in printed.err
+    said = " ".join(printed.out.split())
+    assert "warning: general ability fell by more than 0.01: mine, Spearman's correlation 1.000 to" in said
+    store = tokay.open_run(tmp_path / "run")
+    assert store.read_json("general", "general")["fell"]
+    if store.read_json("evaluate", "verdict")["use"] == "tuned":
+        assert "**Warning.** general ability fell" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert call("distill", material / "docs.jsonl", *arguments, *sets) == 0
+    assert "general: unchanged" in capsys.readouterr().err
+    wrong = ("--set", f"guard.sets=['{tmp_path / 'gone'}']")
+    assert call("distill", material / "docs.jsonl", *arguments, *wrong) == 1
+    assert "there is no folder or file" in capsys.readouterr().err

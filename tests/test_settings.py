@@ -41,7 +41,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("train.epoch=3", r"did you mean 'train.epochs'\?$"),
         ("trian.epochs=3", r"did you mean 'train'\?$"),
         ("soup=0.7", r"unknown setting 'soup'; known here: documents.* did you mean 'train.soup'\?$"),
-        ("nothing.like=3", r"unknown setting 'nothing'; known here: [^;]*evaluate$"),
+        ("nothing.like=3", r"unknown setting 'nothing'; known here: [^;]*guard$"),
         ("train.epochs=0", r"^setting 'train.epochs' is 0; expected a whole number of at least 1 and at most 1000$"),
         ("train.learning_rate=10", r"^setting 'train.learning_rate' is 10; expected a number above 0 and at most 0.1$"),
         ("train.learning_rate=0", r"^setting 'train.learning_rate' is 0; expected a number above 0 and at most 0.1$"),

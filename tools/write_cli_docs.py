@@ -20,6 +20,7 @@ COMMANDS = (
     "calibrate",
     "compare",
     "runs",
+    "benchmark",
     "report",
     "trace",
     *LEDGER,

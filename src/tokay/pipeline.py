@@ -1,6 +1,7 @@
 """The running order: documents in, a better embedder and its proof out. One stage after another, nothing else.
 
-corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate (-> labels, refit) -> model
+corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate -> general (-> labels, refit)
+-> model
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tokay.copies import bundles_of, copies_of
 from tokay.corpus import Source, open_corpus, write_corpus
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
+from tokay.evaluate.general import check_general, is_local, local_path, plan_of, read_general, said_of, unreachable
 from tokay.evaluate.people import for_people
 from tokay.evaluate.qrels import Labels, Words, check_labels, read_labels, write_beir
 from tokay.evaluate.significance import forecast
@@ -96,6 +98,7 @@ CODE: dict[str, tuple[str, ...]] = {
         "tokay.copies",
         "tokay.records",
     ),
+    "general": ("tokay.evaluate", "tokay.search.dense", "tokay.models"),
     "model": ("tokay.train.card", "tokay.models"),
 }
 """The modules whose code makes a stage's outputs: a change in one of them makes the stage run again."""
@@ -142,6 +145,7 @@ class Plan:
     spent: float
     budget: float
     where: str
+    guard: str = ""
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -169,7 +173,7 @@ class Plan:
                 f"the verdict will be on {shown}{more if self.seen_queries else ''} (difference in nDCG@10 that is "
                 "found four times of five)"
             )
-        return said
+        return [*said, *([self.guard] if self.guard else [])]
 
     def consent(self) -> list[str]:
         """What asking the LLM takes and what leaves the machine, in words; nothing where it is a recording."""
@@ -269,6 +273,8 @@ def run_distillation(
         next(iter(read_log(Path(settings.log))))
     if settings.queries or settings.qrels:
         check_labels(settings.queries, settings.qrels)
+    for spec in filter(is_local, settings.guard.sets):
+        read_general(spec)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="tokay-") as folder, Run(Path(folder, "run"), writable=True) as run:
             annotator = annotator_of(settings, run.path, to_ask=False)
@@ -361,7 +367,7 @@ class _Distillation:
         self.base_folder = base
         self.base_print = fingerprint(base)
         extra = (bool(settings.qrels), settings.refit, "initial" in settings.mine.retrievers)
-        self.progress = _Numbered(progress, 10 + sum(extra))
+        self.progress = _Numbered(progress, 11 + sum(extra))
         self.done: list[str] = []
         self.confirmed = False
         self.consented = False
@@ -393,15 +399,21 @@ class _Distillation:
         refuse(self.store, {"the embedder": reads_of(self.training_rows())})
         self.train()
         self.evaluate()
+        self.general()
         if self.settings.qrels:
             self.labels()
         if self.settings.refit:
             self.refit()
         self.model()
         self.progress.say(f"report: {write_report(self.store)}")
-        verdict = self.store.read_json("evaluate", "verdict")
         model, leakage = model_folder(self.store), leakage_sentence(self.store)
-        return Distilled(self.store.path, model, verdict, leakage, tuple(self.done))
+        return Distilled(self.store.path, model, self.verdict(), leakage, tuple(self.done))
+
+    def verdict(self) -> dict[str, Any]:
+        """The verdict on held-out documents, and, as ``general``, what became of the base's general ability."""
+        verdict: dict[str, Any] = self.store.read_json("evaluate", "verdict")
+        general = self.store.read_json("general", "general")
+        return verdict | {"general": general | {"sentence": "; ".join(said_of(general))}}
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -492,7 +504,9 @@ class _Distillation:
         documents = list(self.store.table("split", "documents", Document))
         sizes = {part: sum(d.passages for d in documents if d.part == part) for part in ("train", "dev", "test")}
         own = list(read_log(Path(self.settings.log))) if self.settings.log else []
-        return self.planned(len(documents), sizes, by_section=any(" > " in d.document_id for d in documents), own=own)
+        sections = any(" > " in d.document_id for d in documents)
+        planned = self.planned(len(documents), sizes, by_section=sections, own=own)
+        return dataclasses.replace(planned, guard=plan_of(self.settings.guard))
 
     def planned(self, documents: int, sizes: Mapping[str, int], *, by_section: bool, own: Sequence[Query]) -> Plan:
         sampled, spent = self.sampled(), spent_in(self.store.path / LEDGER)
@@ -981,6 +995,28 @@ class _Distillation:
         }
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
+    def general(self) -> None:
+        """Base and tuned on texts of other kinds; where no set is at hand that is said, and nothing waits for it."""
+        settings = self.settings.guard
+        before = self.store.read_json("general", "general") if self.store.is_done("general") else {}
+        away = [spec for spec in settings.sets if not is_local(spec)]
+        missing = unreachable() if away and not before.get("checked") else ""
+
+        def work(out: StageOutput) -> None:
+            from tokay.models.torch_embedder import TorchEmbedder
+
+            self.progress.start("general ability", None)
+            tuned = TorchEmbedder.load(self.store.path / "train" / "model")
+            out.write_json("general", check_general(self.base(), tuned, settings, missing=missing))
+
+        key = {
+            **settings.model_dump(mode="json"),
+            "files": [fingerprint(local_path(spec)) for spec in settings.sets if is_local(spec)],
+            "missing": bool(missing),
+            "base": self.base_print,
+        }
+        self.stage("general", work, settings=key, reads=("vectors", "train"))
+
     def slice(
         self,
         part: Part,
@@ -1050,7 +1086,7 @@ class _Distillation:
             from tokay.models.torch_embedder import TorchEmbedder
             from tokay.train.card import card
 
-            verdict = self.store.read_json("evaluate", "verdict")
+            verdict = self.verdict()
             if verdict["use"] == "base":
                 self.base().save(out.path)
                 return
@@ -1068,7 +1104,7 @@ class _Distillation:
             )
             (out.path / "README.md").write_text(text, encoding="utf-8")
 
-        reads = ["train", "evaluate", *(["refit"] if self.store.is_done("refit") else [])]
+        reads = ["train", "evaluate", "general", *(["refit"] if self.store.is_done("refit") else [])]
         key = {**self.settings.train.model_dump(mode="json"), "llm": self.settings.llm, "base": self.base_print}
         self.stage("model", work, settings=key, reads=reads)
 

@@ -365,6 +365,22 @@ class EvaluateSettings(_Section):
     seed: int = 0
 
 
+class GuardSettings(_Section):
+    """General ability, base against tuned, after every training (docs/benchmarks.md)."""
+
+    sets: tuple[str, ...] = Field(
+        ("nanobeir",),
+        description="nanobeir, from the Hub where it can be reached; nanobeir:DATASET; or folders of STS or a search",
+    )
+    margin: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="what may be lost of nDCG@10 or Spearman's correlation: a point, our bound (docs/log.md)"
+    )
+    characters: Annotated[int, Field(ge=1000)] = Field(
+        500_000,
+        description="that each model reads of all sets: some 40 s of a core (docs/log.md)",
+    )
+
+
 class Settings(_Section):
     """All of a run. ``documents``, ``llm`` and ``base`` are what the user types; the rest has defaults."""
 
@@ -393,6 +409,7 @@ class Settings(_Section):
     hybrid: HybridSettings = HybridSettings()
     rerank: RerankSettings = RerankSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    guard: GuardSettings = GuardSettings()
 
 
 def resolve(values: Mapping[str, Any], *, config: Path | None = None, overrides: Iterable[str] = ()) -> Settings:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tokay
-from tokay.cli import calibrate, compare, distill, evaluate, index, look, search, serve, train
+from tokay.cli import benchmark, calibrate, compare, distill, evaluate, index, look, search, serve, train
 from tokay.cli.screen import err, escape, out
 from tokay.errors import TokayError
 
@@ -55,6 +55,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(compare.runs)
 app.command()(calibrate.calibrate)
+app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command()(look.report)
 app.command()(look.trace)
 app.add_typer(look.ledger_app, name="ledger")

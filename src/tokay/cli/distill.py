@@ -109,6 +109,9 @@ def distill(
         print_slices(done.verdict["slices"])
         if settings.qrels:
             print_verdict(tokay.open_run(out_folder).read_json("labels", "verdict"), "Your own queries")
+        general = done.verdict["general"]
+        warned = "[bold red]warning:[/bold red] " if general["fell"] else ""
+        out.print(f"{warned}{escape(general['sentence'])}", soft_wrap=True)
         print_leakage(done.leakage)
         out.print(f"model: {escape(str(done.model))}")
         if done.verdict["use"] == "base":

@@ -59,6 +59,17 @@ def ndcg(gains: Sequence[int], grades: Sequence[int], *, k: int) -> float:
     return _dcg(gains[:k]) / ideal if ideal else 0.0
 
 
+def average_precision(gains: Sequence[int], grades: Sequence[int]) -> float:
+    """Mean, over all relevant passages of the query, of the precision at the rank of each; not found counts 0."""
+    relevant = sum(1 for grade in grades if grade > 0)
+    found, total = 0, 0.0
+    for rank, gain in enumerate(gains, 1):
+        if gain > 0:
+            found += 1
+            total += found / rank
+    return total / relevant if relevant else 0.0
+
+
 def _dcg(gains: Sequence[int]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain > 0)
 

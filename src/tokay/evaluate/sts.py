@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tokay.errors import TokayError
+from tokay.evaluate.categories import cosines, spearman
 from tokay.models.embedder import Embedder
-from tokay.search.dense import unit
 
 Pairs = tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...]]
 
@@ -49,11 +49,9 @@ def sts_spearman(embedder: Embedder, pairs: Pairs, *, dim: int | None = None) ->
         pairs: of ``read_sts``.
         dim: a Matryoshka width.
     """
-    from scipy.stats import spearmanr
-
     left, right, scores = pairs
     texts = list(dict.fromkeys([*left, *right]))
-    vectors = unit(embedder.encode(texts, kind="query", dim=dim))
+    vectors = embedder.encode(texts, kind="query", dim=dim)
     place = {text: i for i, text in enumerate(texts)}
     a, b = (vectors[[place[text] for text in side]] for side in (left, right))
-    return float(spearmanr(np.sum(a * b, axis=1), np.asarray(scores)).statistic)
+    return spearman(np.asarray(scores), cosines(a, b))

@@ -55,6 +55,7 @@ def card(
         "## Results",
         "",
         *_results(verdict),
+        *_general(verdict.get("general")),
         "",
         "## Training",
         "",
@@ -81,6 +82,14 @@ def _results(verdict: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _general(general: Mapping[str, Any] | None) -> list[str]:
+    """What became of the base's general ability, a warning first."""
+    if not general:
+        return []
+    warned = "**Warning.** " if general["fell"] else ""
+    return ["", f"{warned}{general['sentence']}"]
 
 
 def _code(text: str) -> str:
