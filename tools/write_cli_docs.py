@@ -17,6 +17,7 @@ COMMANDS = (
     "search",
     "serve",
     "evaluate",
+    "calibrate",
     "compare",
     "runs",
     "benchmark",

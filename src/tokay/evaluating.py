@@ -27,6 +27,8 @@ from tokay.store import Run, StageOutput
 
 RESULTS = "results"
 """Of an evaluation's folder: ``results.json``."""
+CALIBRATION = "calibration"
+"""Of a folder: ``calibration.json``, which ``tokay calibrate`` writes."""
 RUNS = "runs"
 """Of an evaluation's folder: TREC run files, as deep as systems rank."""
 _HALF = ".half"
@@ -224,7 +226,7 @@ def check_out(folder: Path | None) -> None:
     if not folder.is_dir():
         raise TokayError(f"--out {folder} is a file; expected a folder to write the results into")
     found = sorted(path.name for path in folder.iterdir())
-    ours = f"{RESULTS}.json" in found or {*found} <= {VECTORS, RUNS, _HALF}
+    ours = f"{RESULTS}.json" in found or {*found} <= {VECTORS, RUNS, _HALF, f"{CALIBRATION}.json"}
     if is_run(folder) or not ours:
         raise TokayError(f"--out {folder} holds other files, such as {found[0]}; name another folder")
 

@@ -32,6 +32,7 @@ from tokay.decisions import Decided, by_hand, decided_in, judgments_of
 from tokay.errors import MissingExtra, TokayError
 from tokay.evaluate.fusion import Material, choose_bm25, learn_hybrid, some_of
 from tokay.evaluate.general import check_general, is_local, local_path, plan_of, read_general, said_of, unreachable
+from tokay.evaluate.people import for_people
 from tokay.evaluate.qrels import Labels, Words, check_labels, read_labels, write_beir
 from tokay.evaluate.significance import forecast
 from tokay.evaluate.slices import SEEN, UNSEEN, slice_of
@@ -74,7 +75,7 @@ from tokay.relabel import changes_of, relabelled, summary_of
 from tokay.report import write_relabel_report, write_report
 from tokay.search.bm25 import AUTO, BM25, check_language
 from tokay.search.dense import top_k, unit
-from tokay.search.hybrid import Hybrid, Ranking
+from tokay.search.hybrid import Hybrid, Ranking, margin_of
 from tokay.searchlog import TASK, answered_by, read_log
 from tokay.settings import ExampleSettings, Settings, TrainSettings, resolve, to_toml
 from tokay.split import FEW_DOCUMENTS, is_seen, seen_share, split_documents, units_of
@@ -972,6 +973,14 @@ class _Distillation:
             verdict |= {"weights": weights_of(hybrids), "use": "tuned" if verdict["better"] else "base"}
             verdict |= by_hand(self.decided, {q.query_id: q.part for q in self.queries()})
             verdict["overlap"] = learned["base"][1].get("overlap", {})
+            of_base = next(one.ranking for one in systems if (one.name, one.dim) == ("base", max(tuned.config.dims)))
+            verdict["people"] = for_people(
+                scores,
+                {q.query_id: q.seed_id or q.query_id for q in test},
+                settings,
+                margins=dict(zip(test_qrels, map(margin_of, of_base[1]), strict=True)),
+                log=[margin_of(row) for row in side("base", log).rank(settings.depth)[1]] if log else (),
+            )
             sliced: dict[str, Part] = {SEEN: "seen", UNSEEN: "test"}
             verdict["slices"] = {name: self.slice(part, queries, qrels, side, ids) for name, part in sliced.items()}
             out.write("scores", Score, scores)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tokay
-from tokay.cli import benchmark, compare, distill, evaluate, explore, index, look, search, serve, train
+from tokay.cli import benchmark, calibrate, compare, distill, evaluate, explore, index, look, search, serve, train
 from tokay.cli.screen import err, escape, out
 from tokay.errors import TokayError
 
@@ -54,6 +54,7 @@ app.command()(serve.serve)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(compare.runs)
+app.command()(calibrate.calibrate)
 app.command(epilog=benchmark.EXAMPLES)(benchmark.benchmark)
 app.command()(look.report)
 app.command()(explore.explore)

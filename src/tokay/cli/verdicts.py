@@ -61,6 +61,8 @@ def print_verdict(verdict: dict[str, Any], title: str) -> None:
     if "in_training" in verdict:
         out.print(in_training(verdict["in_training"]), soft_wrap=True)
     out.print(f"[bold]{escape(verdict['sentence'])}[/bold]")
+    if people := verdict.get("people"):
+        out.print(f"{escape(people['sentence'])}; {escape(people['checked'])}.", soft_wrap=True)
 
 
 def print_leakage(sentence: str) -> None:

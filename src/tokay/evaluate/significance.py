@@ -18,7 +18,9 @@ from tokay.errors import TokayError
 SPREAD = 0.26
 """Standard deviation of a query's difference in nDCG@10 between a base and its tuned copy, queries of one passage being
 alike: on Python's manual, 658 queries had a standard error of 0.0101 (docs/log.md)."""
-POWER = 1.960 + 0.842
+SIDE = 1.960
+"""Standard errors on either side of a 95 % interval: the normal distribution's quantile 0.975."""
+POWER = SIDE + 0.842
 """Standard errors that are found at 5 % with 80 % power: quantiles 0.975 and 0.8 of the normal distribution."""
 NORMAL = statistics.NormalDist()
 _OUT_OF_REACH = 10
@@ -32,7 +34,7 @@ class Comparison:
     """Means of two systems over the same queries, and what can be said of their difference ``mean_a - mean_b``.
 
     ``low`` and ``high`` are the bootstrap 95 % interval, ``p_value`` is two-sided, ``detectable`` the difference
-    that this number of queries shows with 80 % power at 5 %.
+    that this number of queries shows with 80 % power at 5 %, ``spread`` the standard deviation of a query's difference.
     """
 
     mean_a: float
@@ -43,6 +45,23 @@ class Comparison:
     p_value: float
     detectable: float
     queries: int
+    spread: float = 0.0
+
+
+def widened(comparison: Comparison, between: float) -> tuple[float, float]:
+    """The 95 % interval for the queries of another population, such as people's where the queries were written.
+
+    Each side's width is the root of its square and ``(1.960 * between * spread)`` squared: the difference of the
+    population's own means varies around this one with a standard deviation of ``between`` times a query's. So
+    written queries never count for more than ``1 / between**2`` of people's, however many there are.
+
+    Args:
+        comparison: of written queries.
+        between: ``evaluate.calibrate.between_of``; 0 leaves the interval as it is.
+    """
+    c = comparison
+    more = SIDE * between * c.spread
+    return c.difference - math.hypot(c.difference - c.low, more), c.difference + math.hypot(c.high - c.difference, more)
 
 
 def compare(
@@ -50,6 +69,7 @@ def compare(
     b: Sequence[float],
     *,
     groups: Sequence[Hashable] | None = None,
+    shares: Sequence[float] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
@@ -68,6 +88,8 @@ def compare(
         a: values of the one system, by query.
         b: of the other, in the same order.
         groups: what makes queries dependent; None: each stands alone.
+        shares: how often each query counts (``search.learn.shares_like``); None: once. Means and the difference are
+            then weighted, and the test flips the groups' weighted sums.
         resamples: of both test and bootstrap.
         seed: same seed, same result.
 
@@ -79,7 +101,8 @@ def compare(
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if bad := int((~np.isfinite(x)).sum() + (~np.isfinite(y)).sum()):
         raise TokayError(f"{bad} of {2 * len(x)} values are not finite; expected a number for each query")
-    sums, sizes = _by_group(x - y, groups)
+    weights = np.ones(len(x)) if shares is None else np.asarray(shares, np.float64)
+    sums, sizes = _by_group(x - y, weights, groups)
     n = len(sums)
     total = math.fsum(sums)  # correctly rounded, so that order does not matter
     difference = total / float(sizes.sum())
@@ -90,14 +113,15 @@ def compare(
     residual = sums - difference * sizes
     error = math.sqrt(n / (n - 1) * float(residual @ residual)) / float(sizes.sum()) if n > 1 else math.inf
     return Comparison(
-        mean_a=float(x.mean()),
-        mean_b=float(y.mean()),
+        mean_a=float(np.average(x, weights=weights)),
+        mean_b=float(np.average(y, weights=weights)),
         difference=difference,
         low=low,
         high=high,
         p_value=(1 + extreme) / (1 + resamples),
         detectable=POWER * error if n > 1 else 1.0,
         queries=len(x),
+        spread=math.sqrt(float(np.average((x - y - difference) ** 2, weights=weights))),
     )
 
 
@@ -150,14 +174,15 @@ def cannot_see(comparison: Comparison) -> str:
 
 
 def _by_group(
-    differences: NDArray[np.float64], groups: Sequence[Hashable] | None
+    differences: NDArray[np.float64], weights: NDArray[np.float64], groups: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of differences and number of queries of each group, by size of the sum so that order does not matter."""
-    members: dict[Hashable, list[float]] = {}
-    for group, value in zip(range(len(differences)) if groups is None else groups, differences.tolist(), strict=True):
-        members.setdefault(group, []).append(value)
-    sums = np.array([math.fsum(values) for values in members.values()])
-    sizes = np.array([float(len(values)) for values in members.values()])
+    """Sums of differences and of weights of each group, by size of the sum so that order does not matter."""
+    members: dict[Hashable, list[tuple[float, float]]] = {}
+    named = range(len(differences)) if groups is None else groups
+    for group, *pair in zip(named, (differences * weights).tolist(), weights.tolist(), strict=True):
+        members.setdefault(group, []).append((pair[0], pair[1]))
+    sums = np.array([math.fsum(value for value, _ in pairs) for pairs in members.values()])
+    sizes = np.array([math.fsum(weight for _, weight in pairs) for pairs in members.values()])
     order = np.lexsort((sums, sizes, np.abs(sums)))
     return sums[order], sizes[order]
 

@@ -147,14 +147,14 @@ class Pool:
             "terms": float(np.log1p(len(terms))),
             "rare": float(np.mean([one > rare for one in idf])) if idf else 0.0,
             "identifier": float(bool(_IDENTIFIER.search(self.query))),
-            "dense margin": _margin(dense),
-            "word margin": _margin(words) / float(words[0]) if len(words) and words[0] > 0 else 0.0,
+            "dense margin": margin_of(dense),
+            "word margin": margin_of(words) / float(words[0]) if len(words) and words[0] > 0 else 0.0,
             "overlap": best / sum(idf) if idf else 0.0,  # Lucene's BM25 of a term is below its idf
         }
 
 
-def _margin(scores: NDArray[np.float64]) -> float:
-    """How far the best is above the tenth."""
+def margin_of(scores: NDArray[np.float64]) -> float:
+    """How far the best score is above the tenth; scores best first. Small where a query is hard for what ranks."""
     return float(scores[0] - scores[min(9, len(scores) - 1)]) if len(scores) else 0.0
 
 

@@ -102,18 +102,32 @@ def like_the_log(queries: Sequence[Judged], log: Sequence[Pool], *, bins: int = 
     """Written queries, counted so that their overlap with what BM25 finds is spread as that of a user's queries.
 
     Written queries copy fewer words than people's own do. Each counts as often as its fifth of overlap is asked for in
-    the log, between a fifth and five times.
+    the log (``shares_like``).
     """
     if not queries or not log:
         return list(queries)
     ours = np.array([q.pool.traits["overlap"] for q in queries])
     theirs = np.array([pool.traits["overlap"] for pool in log])
+    shares = shares_like(ours, theirs, bins=bins).tolist()
+    return [dataclasses.replace(q, share=share) for q, share in zip(queries, shares, strict=True)]
+
+
+def shares_like(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, bins: int = 5) -> NDArray[np.float64]:
+    """How often each of our queries counts, so that a trait of theirs is spread as among other queries.
+
+    Ours are cut into ``bins`` of equal size by the trait; each query counts as often as its bin is found among the
+    others, between ``1 / bins`` and ``bins`` times.
+
+    Args:
+        ours: the trait of each of our queries, (Q,), at least one.
+        theirs: of the others, at least one.
+        bins: how many.
+    """
     edges = np.quantile(ours, np.linspace(0, 1, bins + 1)[1:-1])
-    have = np.bincount(np.searchsorted(edges, ours), minlength=bins) / len(ours)
-    want = np.bincount(np.searchsorted(edges, theirs), minlength=bins) / len(theirs)
-    shares = np.clip(want / np.maximum(have, 1e-9), 1 / bins, bins)
     place = np.searchsorted(edges, ours)
-    return [dataclasses.replace(q, share=float(shares[i])) for q, i in zip(queries, place, strict=True)]
+    have = np.bincount(place, minlength=bins) / len(ours)
+    want = np.bincount(np.searchsorted(edges, theirs), minlength=bins) / len(theirs)
+    return np.clip(want / np.maximum(have, 1e-9), 1 / bins, bins)[place]
 
 
 def _weight(

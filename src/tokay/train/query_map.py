@@ -84,7 +84,7 @@ def train_map(
         for strength, values in found["document"].items()
     )
     matrix = prior
-    for strength, fitted in _path(queries, targets_of(asked, frozen), prior, [s for s in order if s >= chosen]):
+    for strength, fitted in path(queries, targets_of(asked, frozen), prior, [s for s in order if s >= chosen]):
         progress.advance()
         matrix = fitted if strength == chosen else matrix
     return Map(matrix, chosen, tried)
@@ -119,13 +119,13 @@ def _validated(
             continue
         unseen = {asked[i].document_id for i in held} if kind == "document" else set()
         targets = targets_of([asked[i] for i in kept], frozen.without(unseen))
-        for strength, matrix in _path(queries[kept], targets, prior, strengths):
+        for strength, matrix in path(queries[kept], targets, prior, strengths):
             found[strength][held] = frozen.quality([asked[i] for i in held], queries[held] @ matrix.T)
             progress.advance()
     return found
 
 
-def _path(
+def path(
     queries: NDArray[np.float32], targets: Targets, prior: NDArray[np.float32], strengths: Sequence[float]
 ) -> Iterator[tuple[float, NDArray[np.float32]]]:
     """The map of each strength, each begun from the one before."""
