@@ -35,8 +35,17 @@ _HALF = ".half"
 COMPARED = "compared"
 """Of a run: where evaluations on it go that name no other folder."""
 
+
+def mteb_set(name: str, split: str) -> EvaluationSet:
+    """As of ``evaluate.mteb.retrieval_set``; mteb is loaded for it alone."""
+    from tokay.evaluate.mteb import retrieval_set
+
+    return retrieval_set(name, split=split)
+
+
 PREFIXES: dict[str, Callable[[str, str], EvaluationSet]] = {
     "hf:": lambda name, split: hub_set(name, split=split),
+    "mteb:": lambda name, split: mteb_set(name, split),
 }
 """What ``--on`` may begin with: (the rest, split) -> the set."""
 

@@ -154,3 +154,28 @@ def test_written_queries_with_grades() -> None:
     assert found.all_traits()["document"] == {"judged": "unseen", "seed": "unseen", "known": "seen in training"}
     with pytest.raises(TokayError, match="r has 1 queries with a relevant passage; expected at least 2"):
         written_set("r", passages, queries[:1], judgments, relevant_grade=2)
+
+
+def test_a_retrieval_task_of_mteb_is_the_set_that_it_names() -> None:
+    pytest.importorskip("mteb", reason="mteb is not installed (extra 'mteb')")
+    from tokay.evaluate.mteb import retrieval_set
+
+    tables = {"corpus": CORPUS, "queries": QUERIES}
+    labels = [{"query-id": q, "corpus-id": d, "score": s} for q, d, s in LABELS]
+    asked: list[str] = []
+
+    def stream(name: str, split: str, configuration: str) -> Any:
+        asked.append(name)
+        if configuration in tables:
+            return tables[configuration]
+        if configuration == "default" and name == "mteb/scifact" and split == "test":
+            return labels
+        raise TokayError("there is none")
+
+    found = retrieval_set("SciFact", stream=stream)
+    assert (found.name, found.qrels) == ("mteb:SciFact", hub_set("mteb/scifact", stream=stream).qrels)
+    assert {name.removesuffix("-qrels") for name in asked} == {"mteb/scifact"}
+    with pytest.raises(TokayError, match="mteb:STSBenchmark is STS, .*run 'tokay benchmark MODEL --tasks mteb:STS"):
+        retrieval_set("STSBenchmark", stream=stream)
+    with pytest.raises(TokayError, match="mteb has no task or benchmark 'SciFakt'; did you mean 'SciFact'"):
+        retrieval_set("SciFakt", stream=stream)

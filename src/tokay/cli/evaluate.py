@@ -33,7 +33,9 @@ def evaluate(
     ] = None,
     on: Annotated[
         str,
-        typer.Option(help="A run (its held-out queries), a BEIR folder or hf:NAME; or a corpus, with --queries."),
+        typer.Option(
+            help="A run (its held-out queries), a BEIR folder, hf:NAME or mteb:TASK; or a corpus, with --queries."
+        ),
     ] = "",
     queries: Annotated[
         str, typer.Option(help="With --qrels: labelled queries, in place of the set's (.jsonl, .tsv, .parquet).")
@@ -71,7 +73,7 @@ def evaluate(
     from tokay import evaluating
 
     if not on:
-        raise TokayError("there is no --on; name a run, a BEIR folder or hf:NAME to evaluate on")
+        raise TokayError("there is no --on; name a run, a BEIR folder, hf:NAME or mteb:TASK to evaluate on")
     if judge is None and (judge_url or budget is not None):
         raise TokayError("--judge-url and --budget are of a judge; name one with --judge, or leave them out")
     options = evaluating.JudgeOptions(judge, judge_url, budget, prices, top) if judge is not None else None

@@ -13,16 +13,19 @@ by the model's own prompts otherwise. mteb's default instructions are not used: 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokay.corpus.rows import hub_stream
 from tokay.errors import MissingExtra, TokayError, did_you_mean, first_line
 from tokay.evaluate.benchmark import Contestant, Result, open_contestant
+from tokay.evaluate.sets import EvaluationSet, hub_set
 from tokay.evaluate.sides import CATEGORIES, Place
 from tokay.models.embedder import Backend
 from tokay.search.dense import unit
@@ -185,6 +188,28 @@ def find_tasks(name: str) -> Sequence[Any]:
         return list(mteb.get_benchmark(name).tasks)
     names = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)]
     raise TokayError(f"mteb has no task or benchmark {name!r}{did_you_mean(name, names)}")
+
+
+def retrieval_set(name: str, *, split: str = "test", stream: Callable[..., Any] = hub_stream) -> EvaluationSet:
+    """A retrieval task's passages, queries and labels, for any systems to be held against each other.
+
+    Args:
+        name: of a task, such as ``SciFact``.
+        split: of its labels.
+        stream: (name, split, configuration) -> rows.
+
+    Raises:
+        TokayError: there is no such task, it is of another kind, or its data cannot be fetched.
+    """
+    tasks = find_tasks(name)
+    kind = tasks[0].metadata.type if len(tasks) == 1 else f"a benchmark of {len(tasks)} tasks"
+    if kind != "Retrieval":
+        raise TokayError(
+            f"mteb:{name} is {kind}, and systems are held against each other on retrieval; run "
+            f"'tokay benchmark MODEL --tasks mteb:{name}'"
+        )
+    found = hub_set(tasks[0].metadata.dataset["path"], split=split, stream=stream)
+    return dataclasses.replace(found, name=f"{TASKS}{name}")
 
 
 def run_mteb(model: Contestant, name: str, *, out: Path | None = None) -> list[Result]:
