@@ -509,6 +509,7 @@ def test_a_run_that_loses_general_ability_warns(
     assert "after training, base and tuned model are compared on general texts" in printed.err
     said = " ".join(printed.out.split())
     assert "warning: general ability fell by more than 0.01: mine, Spearman's correlation 1.000 to" in said
+    assert "General ability fell by more than 0.01: mine, " in (tmp_path / "run" / "report.html").read_text()
     store = tokay.open_run(tmp_path / "run")
     assert store.read_json("general", "general")["fell"]
     if store.read_json("evaluate", "verdict")["use"] == "tuned":

@@ -175,7 +175,7 @@ def test_a_retrieval_task_of_mteb_is_the_set_that_it_names() -> None:
     found = retrieval_set("SciFact", stream=stream)
     assert (found.name, found.qrels) == ("mteb:SciFact", hub_set("mteb/scifact", stream=stream).qrels)
     assert {name.removesuffix("-qrels") for name in asked} == {"mteb/scifact"}
-    with pytest.raises(TokayError, match="mteb:STSBenchmark is STS, .*run 'tokay benchmark MODEL --tasks mteb:STS"):
+    with pytest.raises(TokayError, match=r"mteb:STSBenchmark is STS, .*run 'tokay benchmark MODEL --tasks mteb:STS"):
         retrieval_set("STSBenchmark", stream=stream)
-    with pytest.raises(TokayError, match="mteb has no task or benchmark 'SciFakt'; did you mean 'SciFact'"):
+    with pytest.raises(TokayError, match=r"mteb has no task or benchmark 'SciFakt'; did you mean 'SciFact'"):
         retrieval_set("SciFakt", stream=stream)

@@ -130,8 +130,8 @@ def beir_set(on: str, *, queries: str = "", qrels: str = "", split: str = "test"
     if not queries and not (folder.is_dir() and any(folder.glob("queries.*"))):
         what = "has no queries.*" if folder.is_dir() else "is no folder"
         raise TokayError(
-            f"--on {on}: it {what}; expected a run, a BEIR folder (corpus, queries and qrels), hf:NAME or mteb:TASK, or "
-            "name labels of this corpus with --queries and --qrels"
+            f"--on {on}: it {what}; expected a run, a BEIR folder (corpus, queries and qrels), hf:NAME or mteb:TASK, "
+            "or name labels of this corpus with --queries and --qrels"
         )
     passages = [whole(document) for document in open_corpus(on).documents(lambda skipped: None)]
     return own_set(on, passages, queries=queries or on, qrels=qrels or on, split=split)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokay.decisions import by_hand_in_words
+from tokay.evaluate.general import said_of
 from tokay.evaluate.slices import TITLES
 from tokay.leakage import in_training
 from tokay.records import Score
@@ -52,7 +53,7 @@ def header(facts: Facts, leakage: str) -> str:
         f'<div class="verdict {kind}"><h1>{sentence(said)}</h1>{more}</div>'
         f"<p>nDCG@10 on {count(verdict['queries'])} queries of documents that training never saw. "
         f"{sentence(verdict['sentence_with_bm25'])}.</p>{_people(verdict)}{_by_hand(verdict)}"
-        f"<p>{sentence(leakage)}.</p><p>{_used(run, verdict)}</p>"
+        f"<p>{sentence(leakage)}.</p>{_general(run)}<p>{_used(run, verdict)}</p>"
         f"<p>Documents {code(settings['documents'])}, base {code(settings['base'])}, queries and grades by "
         f"{code(settings['llm'])}.</p>{_tiles(facts)}"
         + (
@@ -68,6 +69,14 @@ def _people(verdict: Mapping[str, Any]) -> str:
     """What people may expect, and how far that was checked; runs of older versions have none."""
     people = verdict.get("people")
     return f"<p>{sentence(people['sentence'])}; {escape(people['checked'])}.</p>" if people else ""
+
+
+def _general(run: Run) -> str:
+    """What became of the base's general ability; runs of older versions did not look."""
+    if not run.is_done("general"):
+        return ""
+    said = "; ".join(said_of(run.read_json("general", "general")))
+    return f"<p>{sentence(said)}.</p>"
 
 
 def _by_hand(verdict: Mapping[str, Any]) -> str:
