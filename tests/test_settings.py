@@ -47,7 +47,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("train.learning_rate=0", r"^setting 'train.learning_rate' is 0; expected a number above 0 and at most 0.1$"),
         ("train.soup=1.5", r"^setting 'train.soup' is 1.5; expected 'auto' or a number above 0 and at most 1$"),
         ("train.soup=much", r"^setting 'train.soup' is 'much'; expected 'auto' or a number above 0 and at most 1$"),
-        ("train.adapter=lorra", r"is 'lorra'; expected 'full' or 'lora'; did you mean 'lora'\?$"),
+        ("train.adapter=lorra", r"is 'lorra'; expected 'full', 'lora', 'loreft' or 'direft'; did you mean 'lora'\?$"),
         ("train.dims=[16, 'a']", r"^setting 'train.dims' is \[16, 'a'\]; expected a list, each item a whole number$"),
         ("train.seed=x", r"^setting 'train.seed' is 'x'; expected a whole number$"),
         ("train.find_rate=perhaps", r"^setting 'train.find_rate' is 'perhaps'; expected true or false$"),

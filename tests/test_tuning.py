@@ -145,7 +145,7 @@ def test_planning_leaves_the_base_alone() -> None:
         (("{t}/none.toml", "--plan"), "cannot be read"),
         (("{m}", "--plan", "--soup", "much"), "expected a number above 0"),
         (("{m}", "--plan", "--soup", "2"), "expected a number above 0"),
-        (("{m}", "--plan", "--adapter", "lorra"), "'full' or 'lora'"),
+        (("{m}", "--plan", "--adapter", "lorra"), "'full', 'lora', 'loreft' or 'direft'"),
         (("{m}", "--plan", "--set", "train.epoch=2"), "unknown setting 'train.epoch'"),
         (("{m}", "--plan", "--base", "{t}"), "without config.json"),
         (("{m}", "--plan", "--dev", "{t}/none"), "expected a BEIR folder"),

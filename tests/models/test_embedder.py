@@ -130,7 +130,7 @@ def test_errors_say_what_to_do(embedder: Embedder, tmp_path: Path) -> None:
     for name in ("minilmm", "MiniLm-", "./minilm"):
         with pytest.raises(TokayError, match=r"; did you mean 'minilm'\?$"):
             find_model(name)
-    with pytest.raises(TokayError, match=r"could not be fetched from the Hub: [^?]*$"):
+    with pytest.raises(TokayError, match=r"the Hugging Face Hub could not be reached; [^?]*$"):
         find_model("nothing/like-it")
     head = tmp_path / "head"
     shutil.copytree(tiny_base(), head)

@@ -81,7 +81,7 @@ def test_openai_asynchronously(url: str, embedder: Embedder) -> None:
 def test_the_models_are_listed_with_their_aliases(client: Any) -> None:
     names = [model.id for model in client.models.list()]
     assert names == ["tiny", "other", "tiny:query", "tiny:passage", "other:query", "other:passage"]
-    about = {"dimensions": [8, 16, 32], "max_tokens": 64, "vector_space": ""}
+    about = {"dimensions": [8, 16, 32], "max_tokens": 64, "serves": ["embeddings"], "vector_space": ""}
     assert client.models.retrieve("tiny:query").model_extra == about
 
 
