@@ -164,7 +164,8 @@ class Near:
 def near_copies(texts: Sequence[str], others: Sequence[str], threshold: float = QUERIES_ALIKE) -> dict[int, Near]:
     """The closest near copy of each text among others; exact, by prefix filtering (Bayardo et al. 2007, AllPairs).
 
-    Two sets of similarity t share one of their |s| - ceil(t |s|) + 1 rarest words, so only those are looked up.
+    Two sets of similarity t share one of their |s| - ceil(t |s|) + 1 rarest words, so only those are looked up; and
+    neither is larger than the other by more than 1 / t.
 
     Args:
         texts: short ones, such as queries.
@@ -191,8 +192,10 @@ def near_copies(texts: Sequence[str], others: Sequence[str], threshold: float = 
         mine = words_of(text)
         words = frozenset(mine)
         near = []
-        for i in {i for word in rarest(words) for i in index.get(word, ())}:
-            similarity = len(words & sets[i]) / len(words | sets[i])
+        least, most = threshold * len(words) - 1e-9, len(words) / threshold + 1e-9
+        for i in {i for word in rarest(words) for i in index.get(word, ()) if least <= len(sets[i]) <= most}:
+            shared = len(words & sets[i])
+            similarity = shared / (len(words) + len(sets[i]) - shared)
             if similarity >= threshold - 1e-9:
                 near.append(Near(i, similarity, mine == theirs[i]))
         if near:
