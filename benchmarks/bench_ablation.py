@@ -28,7 +28,7 @@ from tokay.evaluate.verdict import Side, qrels_of
 from tokay.examples import make_examples
 from tokay.leaking import parts_of_run, queries_of_run
 from tokay.models.torch_embedder import TorchEmbedder
-from tokay.pipeline import dev_set_of, run_source
+from tokay.pipeline import dev_set_of, run_source, taught_source
 from tokay.progress import Silent
 from tokay.records import Candidate, Example, Judgment, Passage, Query
 from tokay.search.hybrid import as_run
@@ -125,7 +125,26 @@ MIXTURES = {
 }
 """General text from --data: a fifth of the rows of every epoch."""
 
-RECIPES = LADDER | SINGLE | FORGETTING
+DEFAULT: tuple[Changes, Changes] = ({"epochs": 3}, {**HARD, "positives": 2})
+TAUGHT: Changes = {"distil": "kl", "distil_candidates": 8}
+
+DISTILLATION: dict[str, tuple[Changes, Changes]] = {
+    "default": DEFAULT,
+    "default, grades": ({**DEFAULT[0], **TAUGHT, "distil_weight": 0.5}, DEFAULT[1]),
+    "default, grades, weight 2": ({**DEFAULT[0], **TAUGHT, "distil_weight": 2.0}, DEFAULT[1]),
+    "default, teacher": ({**DEFAULT[0], **TAUGHT, "distil_weight": 0.5, "distil_teacher": "--teacher"}, DEFAULT[1]),
+    "default, teacher, weight 2": (
+        {**DEFAULT[0], **TAUGHT, "distil_weight": 2.0, "distil_teacher": "--teacher"},
+        DEFAULT[1],
+    ),
+    "default, teacher, weight 10": (
+        {**DEFAULT[0], **TAUGHT, "distil_weight": 10.0, "distil_teacher": "--teacher"},
+        DEFAULT[1],
+    ),
+}
+"""KL over eight candidates beside InfoNCE, from the judge's grades or from the cross-encoder that --teacher names."""
+
+RECIPES = LADDER | SINGLE | FORGETTING | DISTILLATION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +160,7 @@ class Bench:
     sts: Pairs | None
     hold_out: bool
     data: Path
+    teacher: str = ""
 
     def measure(self, model: TorchEmbedder) -> dict[str, Any]:
         """nDCG@10 of each query at each width, and the STS correlation."""
@@ -157,10 +177,15 @@ class Bench:
         """A tuned copy of the base, and what training said of itself."""
         changes, choices = RECIPES[recipe]
         kind = changes.get("mixture", "")
+        if changes.get("distil_teacher"):
+            changes = {**changes, "distil_teacher": self.teacher}
         settings = TrainSettings.model_validate({**START[0], **changes, "mixture": "", "seed": seed})
         rows = list(self.rows(ExampleSettings.model_validate({**START[1], **choices, "seed": seed})))
         beside = [self.titles()] if kind == "titles" else self.mixture(kind) if kind else []
-        sources = [run_source(rows, self.passages, settings), *beside]
+        own = run_source(rows, self.passages, settings)
+        if settings.distil_teacher:
+            own = taught_source(self.run, own, settings, Silent())
+        sources = [own, *beside]
         dev = dev_set_of(self.run, queries_of_run(self.run), relevant_grade=2)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
@@ -215,8 +240,11 @@ def main() -> None:
     parser.add_argument("--split", default="train", help="of --labels")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation.jsonl"))
     parser.add_argument(
-        "--recipes", default="ladder", help=f"ladder, single, forgetting, or recipes by ';': {'; '.join(RECIPES)}"
+        "--recipes",
+        default="ladder",
+        help=f"ladder, single, forgetting, distillation, or recipes by ';': {'; '.join(RECIPES)}",
     )
+    parser.add_argument("--teacher", default="", help="a cross-encoder's folder, for recipes with a teacher")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--against", default="+ false-negative mask")
     options = parser.parse_args()
@@ -224,9 +252,12 @@ def main() -> None:
         print(f"bench_ablation: skipped, {options.run} is no finished run (make demo makes one)", file=sys.stderr)
         return
     groups = {"ladder": list(LADDER), "single": list(SINGLE), "forgetting": list(FORGETTING), "": []}
+    groups["distillation"] = list(DISTILLATION)
     names = groups.get(options.recipes) or [name.strip() for name in options.recipes.split(";") if name.strip()]
     if unknown := [name for name in names if name not in RECIPES]:
         parser.error(f"unknown recipe {unknown[0]!r}; known: {'; '.join(RECIPES)}")
+    if not options.teacher and (taught := [name for name in names if RECIPES[name][0].get("distil_teacher")]):
+        parser.error(f"the recipe {taught[0]!r} needs --teacher")
     bench = open_bench(options)
     done = read(options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -258,14 +289,32 @@ def open_bench(options: Any) -> Bench:
         known = {p.passage_id for p in passages}
         labels = read_labels(str(options.labels), str(options.labels), known_ids=known, split=options.split)
         return Bench(
-            run, base, passages, labels.queries, list(labels.queries), labels.qrels, pairs, False, options.data
+            run,
+            base,
+            passages,
+            labels.queries,
+            list(labels.queries),
+            labels.qrels,
+            pairs,
+            False,
+            options.data,
+            options.teacher,
         )
     queries = list(run.table("generate", "queries", Query))
     qrels, _ = qrels_of(queries, run.table("judge", "judgments", Judgment), relevant_grade=2)
     asked = [q for q in queries if q.part == options.part and q.query_id in qrels]
     texts = {q.query_id: q.text for q in asked}
     return Bench(
-        run, base, passages, texts, [q.seed_id for q in asked], {q: qrels[q] for q in texts}, pairs, True, options.data
+        run,
+        base,
+        passages,
+        texts,
+        [q.seed_id for q in asked],
+        {q: qrels[q] for q in texts},
+        pairs,
+        True,
+        options.data,
+        options.teacher,
     )
 
 

@@ -2,7 +2,8 @@
 
 The first table has seconds of a training step (forward, backward, AdamW) of --base on one micro-batch, the methods in
 turn, medians over rounds and of the ratios in each; and what a step keeps in memory: activations that autograd saves,
-gradients and moments. ``pyreft's arithmetic`` is LoReFT with the orthogonal parametrisation of torch, read twice a
+gradients and moments. ``no adapter`` is the frozen base with a trained bias at the end of its first layer: edits of all
+layers can take no less. ``pyreft's arithmetic`` is LoReFT with the orthogonal parametrisation of torch, read twice a
 call, as the reference has it. The second has encoding with edits against without. The third has a hundred adapters
 over one base: their size, and micro-batches in which each text is for another adapter.
 """
@@ -97,6 +98,14 @@ def lora(options: argparse.Namespace, targets: tuple[str, ...] = ()) -> TorchEmb
     return model
 
 
+def bare(options: argparse.Namespace) -> TorchEmbedder:
+    """The frozen base with the last bias of its first layer trained: what edits of all layers take at least."""
+    model = load(options).requires_grad_(False)
+    biases = [m.bias for m in model.backbone.encoder.layer[0].modules() if isinstance(m, nn.LayerNorm)]
+    biases[-1].requires_grad_(True)
+    return model
+
+
 def ids_of(options: argparse.Namespace) -> list[list[int]]:
     """Token ids of a micro-batch; what they are does not matter."""
     generator, words = torch.Generator().manual_seed(0), load(options).tokens.tokenizer.get_vocab_size()
@@ -132,6 +141,7 @@ def steps(options: argparse.Namespace) -> None:
     """The first table."""
     ids = ids_of(options)
     models = {
+        "no adapter": bare(options),
         "LoReFT": edited(options),
         "DiReFT": edited(options, variant="direft"),
         "LoReFT, f7+l7": edited(options, positions="f7+l7"),

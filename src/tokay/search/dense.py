@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 _ROWS = 1024
 """Queries scored at a time."""
+_FEW = 2
+"""Queries that are scored on one core."""
 _PAIRS = 8192
 """Pairs rescored at a time."""
 _CANDIDATES = 1024
@@ -96,7 +98,8 @@ def _best(
     for start in range(0, len(passages), block):
         part = np.asarray(passages[start : start + block], np.float32)
         part = part if dim is None else unit(part, dim)
-        rough = queries @ part.T  # (Q, block)
+        # BLAS would call other cores for one query, and these then stand in the way of the next query's encoder
+        rough = queries @ part.T if len(queries) > _FEW else np.einsum("qd,nd->qn", queries, part)  # (Q, block)
         # Higham 2002, eq. 3.5: at most D u |q| |p| with u = 2^-24; doubled and + 4 for the roundings of this bound
         longest = np.sqrt(np.vecdot(part, part).max())
         error = (queries.shape[1] + 4) * 2.0**-23 * lengths * longest
