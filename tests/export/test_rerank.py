@@ -9,7 +9,8 @@ import pytest
 
 from tiny import WORDS, tiny_base
 from tokay.export import rerank as rerank_module
-from tokay.export.int8 import _narrowing
+from tokay.export.int8 import SCHEMES, _narrowing
+from tokay.export.onnx import forget_shapes_of_weights, write_cross_encoder
 from tokay.export.rerank import BARS, Bar, compare_logits, correlations, export_reranker
 from tokay.models.cross_encoder import CrossEncoder
 from tokay.models.torch_cross_encoder import TorchCrossEncoder
@@ -36,6 +37,23 @@ def test_both_forms_are_written_and_score_as_the_model(tmp_path: Path) -> None:
     assert done[1].scheme.startswith("dynamic")
     np.testing.assert_allclose(CrossEncoder.load(tmp_path, backend="onnx").score(PAIRS), exact, atol=1e-3)
     assert len(_narrowing(tmp_path / "onnx" / "model.onnx")) == made.layers
+
+
+def test_shapes_that_torch_notes_of_weights_do_not_stop_the_quantiser(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    source, out = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    write_cross_encoder(model(), source)
+    graph = onnx.load(source)
+    for t in graph.graph.initializer:  # as torch 2.11's exporter writes them
+        graph.graph.value_info.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    onnx.save(graph, source)
+    forget_shapes_of_weights(source)
+    left = onnx.load(source).graph
+    assert not {note.name for note in left.value_info} & {t.name for t in left.initializer}
+    next(iter(SCHEMES.values()))(source, out, ())
+    assert out.is_file()
 
 
 def test_what_falls_short_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
