@@ -359,6 +359,10 @@ class ReftModel(nn.Module):
             self._base_print = weights_print(self.model)
         return self._base_print
 
+    @base_print.setter
+    def base_print(self, known: str) -> None:
+        self._base_print = known
+
     def save_pretrained(self, folder: str | Path, *, dims: tuple[int, ...] = (), **others: Any) -> None:
         """Write the adapter in force: safetensors and JSON, see ``reft_folder``."""
         from tokay.models.reft_folder import save_adapter

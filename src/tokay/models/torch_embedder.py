@@ -28,7 +28,9 @@ from tokay.models.batching import by_token_budget
 from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
 from tokay.models.head import Head
-from tokay.models.locate import EXPORT, find_model, is_run
+from tokay.models.layers import weights_print
+from tokay.models.locate import EXPORT, find_model, is_hub_name, is_run
+from tokay.models.once import once, state_of
 from tokay.models.precision import Calibration
 from tokay.models.reft_bank import Bank, Row, join
 from tokay.models.reft_model import ReftModel, edit_pooled
@@ -93,8 +95,17 @@ class TorchEmbedder(Embedder, nn.Module):
     @classmethod
     def _load_adapted(cls, folder: Path, device: str | None, *, merge: bool) -> TorchEmbedder:
         """The base that an adapter names, with the adapter in it and the adapter's own small files."""
-        embedder = cls.load(base_of(folder), device=device)
-        embedder.backbone = adapted(embedder.backbone, folder, merge=merge)
+        name = base_of(folder)
+        base = find_model(name)
+        files = [] if is_adapter(base) else sorted(read_config(base)[1].glob("*.safetensors"))
+        read = state_of(files)
+        embedder = cls.load(base if is_hub_name(name) else name, device=device)  # the Hub is asked once
+        backbone = embedder.backbone
+
+        def base_print() -> str:
+            return once("weights", files, lambda: weights_print(backbone), read=read)
+
+        embedder.backbone = adapted(backbone, folder, merge=merge, base_print=base_print)
         if (folder / "modules.json").is_file():
             sizes, _ = read_config(folder)
             limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
@@ -138,10 +149,12 @@ class TorchEmbedder(Embedder, nn.Module):
 
         Adapters of edits over one base leave their own copy of it for a common one, which runs them together.
         """
-        if isinstance(self.backbone, ReftModel) and self.bank is None:
+        own = self.backbone
+        if isinstance(own, ReftModel) and self.bank is None:
             self.bank = join(self, kept)
             self.backbone = self.bank[0].backbone
-        keep_once(self.backbone, kept)
+        if self.backbone is own:  # else it is another's, whose tensors are in ``kept`` already
+            keep_once(own, kept)
         keep_once(self.head, kept)
         key = f"tokenizer {self.tokens.fingerprint()}"
         self.tokenizer, self.tokens = kept.setdefault(key, (self.tokenizer, self.tokens))
