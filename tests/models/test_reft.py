@@ -662,9 +662,10 @@ def test_kept_maps_follow_every_way_in_which_weights_change(name: str) -> None:
 def test_an_edit_under_autocast_is_that_of_the_hidden_states_type(name: str) -> None:
     edit, hidden = changed(VARIANTS[name](32, 4)).eval(), torch.randn(2, 5, 32)
     with torch.no_grad():
-        wanted = edit(hidden)
+        wanted, added = edit(hidden), edit.delta(hidden)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(edit(hidden), wanted)
+            assert torch.equal(edit.delta(hidden), added)
 
 
 def test_a_stack_that_grows_gives_each_row_its_own_edits() -> None:
@@ -682,6 +683,6 @@ def test_a_stack_that_grows_gives_each_row_its_own_edits() -> None:
             alone.append(run(edited, input_ids=ids[:1]))
         rows = ids[:1].expand(len(names), -1)
         for grad in (False, True):
-            with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=False):
+            with torch.set_grad_enabled(grad):
                 found = edited(input_ids=rows, adapter_names=names).last_hidden_state
             torch.testing.assert_close(found, torch.cat(alone), atol=2e-5, rtol=1e-4)

@@ -92,6 +92,10 @@ class Intervention(nn.Module):
 
     def delta(self, hidden: Tensor) -> Tensor:
         """What is added to hidden states: (…, D) -> (…, D)."""
+        if exact(hidden) and not self.training:
+            flat = hidden.reshape(-1, self.width)
+            low, b = self._low_exactly(flat)
+            return torch.mm(low, b, out=torch.empty_like(flat)).view_as(hidden)
         low, b = self.low(hidden)
         added = low @ b
         return nn.functional.dropout(added, self.dropout, True) if self.dropout and self.training else added
@@ -105,24 +109,23 @@ class Intervention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Edited hidden states, (…, D); padding among them too."""
-        mixed = torch.is_autocast_enabled(hidden.device.type)
-        alone = mixed and not self.training and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if (mixed and not alone) or (self.dropout and self.training):
+        alone = exact(hidden) and not self.training
+        mixed = torch.is_autocast_enabled(hidden.device.type) and not alone
+        if mixed or (self.dropout and self.training):  # autocast would bring the sum to half precision
             return hidden + self.delta(hidden).to(hidden.dtype)
         flat = hidden.reshape(-1, self.width)
-        if alone:  # autocast would bring the sum, and with it the residual stream, to half precision
-            return self._exactly(flat).view_as(hidden)
+        if alone:
+            low, b = self._low_exactly(flat)
+            return torch.addmm(flat, low, b, out=torch.empty_like(flat)).view_as(hidden)
         low, b = self.low(flat)
         return torch.addmm(flat, low, b).view_as(hidden)
 
-    def _exactly(self, flat: Tensor) -> Tensor:
-        """The edit in the type of the hidden states, (M, D), whatever autocast says: it leaves ``out`` alone."""
+    def _low_exactly(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``low``, of (M, D)."""
         a, bias, b = self.maps(flat.dtype)
         if a is None:
-            low = bias.expand(len(flat), self.rank)
-        else:
-            low = torch.addmm(bias, flat, a.T, out=flat.new_empty(len(flat), self.rank))
-        return torch.addmm(flat, low, b, out=torch.empty_like(flat))
+            return bias.expand(len(flat), self.rank), b
+        return torch.addmm(bias, flat, a.T, out=flat.new_empty(len(flat), self.rank)), b
 
     def scale(self, weight: float) -> None:
         """Make the edit ``weight`` times as large, in place: 0 is none, 1 leaves it.
@@ -135,6 +138,15 @@ class Intervention(nn.Module):
     def extra_repr(self) -> str:
         """Its sizes."""
         return f"{self.width}, rank={self.rank}"
+
+
+def exact(hidden: Tensor) -> bool:
+    """Whether autocast is to be kept off an edit by giving its products an ``out``, which it leaves alone.
+
+    It would cast each of them to half precision and back, at every layer; with gradients there can be no ``out``.
+    """
+    mixed = torch.is_autocast_enabled(hidden.device.type)
+    return mixed and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _cast(maps: Maps, kind: torch.dtype | None) -> Maps:
