@@ -467,7 +467,9 @@ def test_unknown_and_taken_names_are_refused() -> None:
         model.set_adapter("end")
     with pytest.raises(TokayError, match="there is no adapter 'end'; there are __base__, ends"):
         model(input_ids=ids_of(1, 4), adapter_names=["end"])
-    with pytest.raises(TokayError, match="adapter 'ends' is there already; expected a new name without a dot"):
+    with pytest.raises(
+        TokayError, match=r"adapter 'ends' is there already; expected a new name \(adapter_name\) without"
+    ):
         model.add_adapter("ends", ENDS)
     with pytest.raises(TokayError, match="adapter_names has 2 names and the model is given 3 rows; name one a row"):
         model(input_ids=ids_of(3, 4), adapter_names=["ends", "wide"])
@@ -592,7 +594,9 @@ def test_what_does_not_fit_the_model_is_refused(changes: dict[str, Any], message
     ("changes", "message"),
     [
         ({"variant": "loraft"}, r"the variant of ReFT is 'loraft'; expected one of loreft, .*; did you mean 'loreft'"),
-        ({"rank": 0}, r"the rank of the edits is 0; expected 1 or more"),
+        ({"rank": 0}, r"the rank of the edits is 0; expected a whole number of 1 or more"),
+        ({"rank": 2.5}, r"the rank of the edits is 2.5; expected a whole number of 1 or more"),
+        ({"layers": 0}, r"the layers to edit are 0; expected several numbers, such as \(0, -1\)"),
         ({"dropout": 1.0}, r"the dropout of the edits is 1; expected 0 or more, and below 1"),
         ({"init": "zero"}, r"the init of the edits is 'zero'; expected 'identity' or 'pyreft'"),
     ],
@@ -609,6 +613,31 @@ def test_a_model_without_a_layer_list_or_tokens_is_refused() -> None:
     stack.layers = nn.ModuleList([nn.Linear(2, 2)])
     with pytest.raises(TokayError, match="Sequential takes no input_ids and attention_mask"):
         get_reft_model(stack)
+
+
+def test_a_base_is_edited_by_one_model_at_a_time() -> None:
+    base = model_of("bert")
+    first = disturb(get_reft_model(base, ENDS))
+    edited = first(input_ids=ids_of()).last_hidden_state
+    with pytest.raises(
+        TokayError, match=r"has the edits of another ReftModel, and both would be applied; .*unload\(\)"
+    ):
+        get_reft_model(base, ENDS)
+    plain = first.unload()(input_ids=ids_of()).last_hidden_state
+    assert not torch.equal(plain, edited)
+    second = get_reft_model(base, ENDS)
+    assert torch.equal(second(input_ids=ids_of()).last_hidden_state, plain)
+
+
+def test_names_that_are_no_rows_or_adapters_are_refused() -> None:
+    model = get_reft_model(model_of("bert"), ENDS)
+    for names in ([], "default", ["default"], ["default"] * (len(ids_of()) + 1)):
+        with pytest.raises(TokayError, match="expected a list with a name, or None, for each of"):
+            model(input_ids=ids_of(), adapter_names=names)
+    with pytest.raises(TokayError, match="there is no adapter 'defaul'; there are default; did you mean"):
+        model.delete_adapter("defaul")
+    with pytest.raises(TokayError, match="the base is 'gpt2'; expected a transformers model"):
+        get_reft_model("gpt2")
 
 
 def test_a_model_that_pools_nothing_has_no_pooled_vector_to_edit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
 from tokay.errors import TokayError, did_you_mean
@@ -45,8 +46,10 @@ class ReftConfig:
         if self.variant not in VARIANTS:
             hint = did_you_mean(self.variant, VARIANTS)
             raise TokayError(f"the variant of ReFT is {self.variant!r}; expected one of {', '.join(VARIANTS)}{hint}")
-        if self.rank < 1:
-            raise TokayError(f"the rank of the edits is {self.rank}; expected 1 or more")
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise TokayError(f"the rank of the edits is {self.rank!r}; expected a whole number of 1 or more")
+        if not isinstance(self.layers, Sequence) or isinstance(self.layers, str):
+            raise TokayError(f"the layers to edit are {self.layers!r}; expected several numbers, such as (0, -1)")
         if not 0 <= self.dropout < 1:
             raise TokayError(f"the dropout of the edits is {self.dropout:g}; expected 0 or more, and below 1")
         if self.init not in get_args(Init):

@@ -77,7 +77,7 @@ def save_merged(embedder: TorchEmbedder, folder: Path) -> None:
     Raises:
         TokayError: the adapter is no such map, with the reason.
     """
-    if not isinstance(embedder.backbone, ReftModel):
+    if not isinstance(getattr(embedder, "backbone", None), ReftModel):
         raise TokayError("there are no edits to merge; expected an embedder with an adapter such as loreft")
     affine = affine_of(embedder.backbone)
     made = nn.Linear(len(affine.offset), len(affine.offset))

@@ -74,11 +74,15 @@ class ReftModel(nn.Module):
         revision: the commit on the Hub, where the base came from there.
 
     Raises:
-        TokayError: the model has no list of layers, or no inputs of tokens.
+        TokayError: it is no model, has no list of layers or no inputs of tokens, or has another ``ReftModel``'s hooks.
     """
 
     def __init__(self, model: nn.Module, *, layer_list: str = "", base_name: str = "", revision: str = "") -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TokayError(
+                f"the base is {model!r}; expected a transformers model, such as AutoModel.from_pretrained gives"
+            )
         self.training = model.training
         self.model: Any = model
         model.requires_grad_(False)
@@ -91,6 +95,11 @@ class ReftModel(nn.Module):
         self.base_name = base_name or str(getattr(config, "_name_or_path", "") or "")
         self.revision = revision or str(getattr(config, "_commit_hash", None) or "") or revision_of(self.base_name)
         layers = layers_of(model, layer_list)
+        if any(isinstance(hook, AfterLayer) for layer in layers for hook in layer._forward_hooks.values()):
+            raise TokayError(
+                "the model has the edits of another ReftModel, and both would be applied; give that ReftModel in its "
+                "place, call its unload() first, or load the base once more"
+            )
         self._count = len(layers)
         self._of_thread, self._traced = ThreadState(), State()
         self._base_print = ""
@@ -124,7 +133,7 @@ class ReftModel(nn.Module):
         """
         if not name or "." in name or name in self.adapters:
             what = "is there already" if name in self.adapters else "is no name"
-            raise TokayError(f"adapter {name!r} {what}; expected a new name without a dot")
+            raise TokayError(f"adapter {name!r} {what}; expected a new name (adapter_name) without a dot")
         adapter = Adapter(config, width=self.width, layers=self.layer_count)
         weight = next(self.model.parameters())
         self.adapters[name] = adapter.to(weight.device).train(self.training)
@@ -138,20 +147,29 @@ class ReftModel(nn.Module):
         Raises:
             TokayError: there is none of that name.
         """
-        if name is not None and name not in self.adapters:
-            raise TokayError(
-                f"there is no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}"
-                f"{did_you_mean(name, self.adapters)}"
-            )
+        if name is not None:
+            self._need(name)
         self.active = name
         for other, adapter in self.adapters.items():
             adapter.requires_grad_(other == name)
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter; where it was in force, the plain model is."""
+        """Remove an adapter; where it was in force, the plain model is.
+
+        Raises:
+            TokayError: there is none of that name.
+        """
+        self._need(name)
         self.set_adapter(None if self.active == name else self.active)
         del self.adapters[name]
         self.stack = None
+
+    def _need(self, name: str) -> None:
+        if name not in self.adapters:
+            raise TokayError(
+                f"there is no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}"
+                f"{did_you_mean(name, self.adapters)}"
+            )
 
     @contextlib.contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -228,7 +246,10 @@ class ReftModel(nn.Module):
             prompt = Prompt(prompt_mask.bool(), exact=True)
         elif labels is not None and labels.ndim == 2 and self._is_decoder():
             prompt = Prompt(before_labels(labels, attention_mask), exact=True)
-        with self.scope(prompt, rows if adapter_names is None else self._rows(adapter_names)):
+        if adapter_names is not None:
+            inputs = input_ids if inputs_embeds is None else inputs_embeds
+            rows = self._rows(adapter_names, None if inputs is None else len(inputs))
+        with self.scope(prompt, rows):
             return self.model(**kwargs)
 
     def generate(self, *args: Any, adapter_names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
@@ -237,7 +258,8 @@ class ReftModel(nn.Module):
         if kwargs.get("attention_mask") is None and ids is not None:
             kwargs["attention_mask"] = self._mask_of(ids, kwargs)
         mask = kwargs.get("attention_mask")
-        with self.scope(None if mask is None else Prompt(mask.bool()), self._rows(adapter_names)):
+        rows = None if adapter_names is None else self._rows(adapter_names, None if ids is None else len(ids))
+        with self.scope(None if mask is None else Prompt(mask.bool()), rows):
             return self.model.generate(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -326,10 +348,12 @@ class ReftModel(nn.Module):
     def _specs(self) -> Mapping[str, Positions]:
         return self.adapter.specs if self.active is not None else {}
 
-    def _rows(self, names: Sequence[str | None] | None) -> Tensor | None:
+    def _rows(self, names: Sequence[str | None], count: int | None) -> Tensor:
         """The place in the stack of each named adapter; 0 is the plain model."""
-        if names is None:
-            return None
+        if isinstance(names, str) or not names or len(names) != (count or len(names)):
+            raise TokayError(
+                f"adapter_names is {names!r}; expected a list with a name, or None, for each of {count or 'the'} rows"
+            )
         adapters = {name: cast("Adapter", adapter) for name, adapter in self.adapters.items()}
         if self.stack is None or not self.stack.is_of(adapters):
             self.stack = Stack(self.width)
