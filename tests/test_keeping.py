@@ -18,10 +18,11 @@ from tiny import WORDS, tiny_base
 from tokay.errors import TokayError
 from tokay.indexing import Shape, update_index
 from tokay.keeping import read_material, train_query_side
+from tokay.models.dense import read_matrix
 from tokay.models.embedder import Embedder
 from tokay.models.space import vector_space
 from tokay.models.torch_embedder import TorchEmbedder
-from tokay.models.two_sides import DENSE, read_matrix
+from tokay.models.two_sides import DENSE
 from tokay.records import Candidate, Document, Failure, Judgment, Passage, Query, sha256_text
 from tokay.search.index import Index, Searcher
 from tokay.settings import Settings, resolve

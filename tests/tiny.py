@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import tempfile
@@ -110,3 +111,18 @@ def old_pooling_only(folder: Path) -> None:
     entries = json.loads(path.read_text())
     kept = {k: v for k, v in entries.items() if k == "word_embedding_dimension" or k.startswith("pooling_mode_")}
     path.write_text(json.dumps(kept))
+
+
+def with_steps(folder: Path, steps: Any, *, normalize: bool = True, seed: int = 0) -> Path:
+    """The tiny base with maps of random weights behind pooling, as Tokay writes it."""
+    import torch
+
+    from tokay.models.head import Head
+    from tokay.models.torch_embedder import TorchEmbedder
+
+    model = TorchEmbedder.load(tiny_base(normalize=normalize), device="cpu")
+    torch.manual_seed(seed)
+    model.head = Head(steps)
+    model.config = dataclasses.replace(model.config, steps=tuple(steps))
+    model.save(folder)
+    return folder

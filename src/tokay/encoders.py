@@ -31,6 +31,8 @@ Confirm = Callable[[Sequence[str]], bool]
 """Asked with what would leave this machine, in words, before it does."""
 VECTORS = "vectors"
 """Of an evaluation's folder."""
+_MANY = 1000
+"""Passages of which it is said that they are encoded, also where no bar can be shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +159,8 @@ class Encoders:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             half = path.with_suffix(".half")
+            if len(self.on.passages) > _MANY:
+                self.progress.say(f"{spec.label}: {len(self.on.passages):,} passages are encoded; that takes a while")
             self.progress.start(f"{spec.label}: passages", len(self.on.passages))
             encode_corpus(model, iter(self.on.passages), len(self.on.passages), half, self.progress)
             half.replace(path)

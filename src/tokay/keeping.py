@@ -24,6 +24,7 @@ from tokay.evaluate.slices import SEEN, TITLES, UNSEEN, slice_of
 from tokay.evaluate.verdict import qrels_of
 from tokay.leakage import Leakage
 from tokay.leaking import parts_of_run, queries_of_run, refuse
+from tokay.models.dense import read_matrix, write_matrix
 from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig
 from tokay.models.format import NONE
@@ -38,9 +39,7 @@ from tokay.models.two_sides import (
     Form,
     Mapped,
     TwoSided,
-    read_matrix,
     write_about,
-    write_matrix,
     write_router,
 )
 from tokay.progress import Progress, Silent

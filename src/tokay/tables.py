@@ -386,4 +386,4 @@ class Faults:
             said.append(f"{self._table.unit} {numbers[0]}: {reason}{more}")
         if len(said) > 3:
             said[3:] = [f"and {len(said) - 3} faults of other kinds"]
-        raise TokayError(f"{self._table.name} {'; '.join(said)}; mend or remove what cannot be trained on")
+        raise TokayError(f"{self._table.name} {'; '.join(said)}; mend or remove what cannot be used")

@@ -135,8 +135,8 @@ def test_errors_say_what_to_do(embedder: Embedder, tmp_path: Path) -> None:
     head = tmp_path / "head"
     shutil.copytree(tiny_base(), head)
     modules = json.loads((head / "modules.json").read_text())
-    (head / "modules.json").write_text(json.dumps([*modules, {"type": "x.Dense", "path": "2_Dense"}]))
-    with pytest.raises(TokayError, match=r"Dense; Tokay runs Transformer, Pooling and Normalize"):
+    (head / "modules.json").write_text(json.dumps([*modules, {"type": "x.WordWeights", "path": "3_W"}]))
+    with pytest.raises(TokayError, match=r"WordWeights; Tokay runs Transformer and Pooling, and behind them Dense"):
         Embedder.load(head)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(TokayError, match=r"cannot be loaded as a transformers model"):

@@ -627,3 +627,62 @@ def test_rows_without_tokens_and_other_masks_are_refused() -> None:
         model(input_ids=ids_of()[:, :0])
     with pytest.raises(TokayError, match=r"attention_mask is \(3, 1, 9, 9\); positions are counted on one of \(3, 9\)"):
         model(input_ids=ids_of(), attention_mask=torch.ones(3, 1, 9, 9))
+
+
+# -- what inference keeps -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["loreft", "direft"])
+def test_kept_maps_follow_every_way_in_which_weights_change(name: str) -> None:
+    edit, hidden = changed(VARIANTS[name](32, 4)).eval(), torch.randn(3, 32)
+
+    def agrees() -> None:
+        for states in (hidden, hidden.double(), hidden):
+            with torch.inference_mode():
+                found = edit(states)
+            a, bias, b = (part.detach().to(states.dtype) for part in edit.build() if part is not None)
+            torch.testing.assert_close(found, states + (states @ a.T + bias) @ b)
+
+    agrees()
+    optimizer = torch.optim.AdamW(edit.parameters(), lr=0.1, fused=True)
+    edit.train()(hidden).square().sum().backward()
+    optimizer.step()
+    edit.eval()
+    agrees()
+    edit.load_state_dict(changed(VARIANTS[name](32, 4)).state_dict())
+    agrees()
+    edit.double()
+    agrees()
+    edit.float()
+    edit.scale(0.5)
+    agrees()
+
+
+@pytest.mark.parametrize("name", ["loreft", "lobireft"])
+def test_an_edit_under_autocast_is_that_of_the_hidden_states_type(name: str) -> None:
+    edit, hidden = changed(VARIANTS[name](32, 4)).eval(), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        wanted, added = edit(hidden), edit.delta(hidden)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(edit(hidden), wanted)
+            assert torch.equal(edit.delta(hidden), added)
+
+
+def test_a_stack_that_grows_gives_each_row_its_own_edits() -> None:
+    model = model_of("bert")
+    ids, configs = ids_of(), [ENDS, ReftConfig(rank=2), ReftConfig(rank=3, layers=(1,)), ENDS]
+    edited = get_reft_model(model, configs[0], adapter_name="0")
+    for number, config in enumerate(configs):
+        if number:
+            edited.add_adapter(str(number), config)
+        disturb(edited, seed=number)
+        names = [str(i) for i in range(number + 1)]
+        alone = []
+        for name in names:
+            edited.set_adapter(name)
+            alone.append(run(edited, input_ids=ids[:1]))
+        rows = ids[:1].expand(len(names), -1)
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                found = edited(input_ids=rows, adapter_names=names).last_hidden_state
+            torch.testing.assert_close(found, torch.cat(alone), atol=2e-5, rtol=1e-4)

@@ -99,9 +99,12 @@ def evaluate(
         typer.echo(json.dumps(done.summary, indent=1, ensure_ascii=False))
         return
     print_results(done.summary)
+    if trec is not None:
+        out.print(f"TREC runs: {escape(str(trec))}", soft_wrap=True)
     if done.folder is not None:
-        out.print(f"results: {escape(str(done.folder))} (results.json, scores.parquet, runs)", soft_wrap=True)
-    else:
+        files = "results.json, scores.parquet" + (", runs" if trec is None else "")
+        out.print(f"results: {escape(str(done.folder))} ({files})", soft_wrap=True)
+    elif trec is None:
         out.print("nothing was kept (--out FOLDER keeps scores, runs and vectors)")
 
 

@@ -61,6 +61,8 @@ def parse(text: str) -> SystemSpec:
     Raises:
         TokayError: a part of it is none, or does not go with the rest.
     """
+    if not text.strip():
+        raise TokayError(f"the name of a system is empty; expected {FORMS}")
     name, left = text, text
     if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
         name, left = named[1].strip(), named[2]

@@ -17,6 +17,8 @@ def gguf_notes(embedder: TorchEmbedder, folder: Path) -> str:
     numbers = ", ".join(f"{x:+.4f}" for x in vector[:5])
     pooling = _POOLING[config.pooling]
     widths = ", ".join(map(str, config.dims)) or "the full one"
+    maps = ", ".join(map(str, config.steps))
+    behind = f"- **Behind pooling** stand {maps}: see that the converter takes them.\n" if maps else ""
     return f"""# {folder.resolve().name} as GGUF
 
 These are notes: Tokay does not write GGUF itself, and did not run the commands below.
@@ -30,7 +32,7 @@ llama-server -m model.gguf --embeddings --pooling {pooling} \\
 What a GGUF file does not carry, and what therefore has to be said:
 
 - **Pooling** is `{pooling}`: give `--pooling {pooling}`; a converter that does not find it takes none.
-- **Prompts** are the client's business: {config.prompts.query!r} stands before queries,
+{behind}- **Prompts** are the client's business: {config.prompts.query!r} stands before queries,
   {config.prompts.passage!r} before passages.
 - **Length**: texts are cut at {config.max_tokens} tokens. llama.cpp refuses longer ones unless the batch has room.
 - **Normalisation**: llama-server gives unit vectors on `/v1/embeddings`; `llama-embedding` with `--embd-normalize 2`.

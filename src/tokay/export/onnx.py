@@ -5,7 +5,7 @@ Exporters that stop at the backbone lose pooling and normalisation, which then e
 ``MultiHeadAttention``, through the attention interface that every transformers model calls, so that no model needs
 rules of its own; a model without that interface is exported as it stands.
 
-Letters: B texts, L tokens, H heads, S width of a head, D width of the model.
+Letters: B texts, L tokens, H heads, S width of a head, D width of the backbone, W of the model.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ TOKENS_OUT = "last_hidden_state"
 
 
 class Graph(nn.Module):
-    """What is exported: int64 (B, L) ids and mask -> (B, L, D) token vectors and (B, D) vectors."""
+    """What is exported: int64 (B, L) ids and mask -> (B, L, D) token vectors and (B, W) vectors."""
 
     def __init__(self, embedder: TorchEmbedder) -> None:
         super().__init__()
         self.backbone: Any = folded(embedder.backbone)
+        self.head = embedder.head
         self.pooling = embedder.config.pooling
         self.normalize = embedder.config.normalize
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode one batch."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = edit_pooled(self.backbone, pool(hidden, attention_mask.bool(), self.pooling))
+        vectors = self.head(edit_pooled(self.backbone, pool(hidden, attention_mask.bool(), self.pooling)))
         return hidden, F.normalize(vectors, dim=-1) if self.normalize else vectors
 
 

@@ -57,7 +57,9 @@ def peft_alone() -> Iterator[None]:
         yield
 
 
-def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
+def adapted(
+    backbone: nn.Module, folder: Path, *, merge: bool = True, base_print: Callable[[], str] | None = None
+) -> Any:
     """The backbone with the adapter in it.
 
     Args:
@@ -65,6 +67,7 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
         folder: the adapter's.
         merge: add its matrices to the base's weights; else those stay as they are, and the matrices stand beside. Edits
             of hidden states have no weights to be added to, and always stand beside.
+        base_print: of the backbone's weights, where that may be known already.
 
     Raises:
         TokayError: the adapter belongs to other weights, or is to be merged and not finite.
@@ -72,11 +75,12 @@ def adapted(backbone: nn.Module, folder: Path, *, merge: bool = True) -> Any:
     """
     from tokay.models.reft_folder import is_reft, load_adapter
 
+    base_print = base_print or (lambda: weights_print(backbone))
     if is_reft(folder):
-        edited = load_adapter(backbone, folder, name="default")
+        edited = load_adapter(backbone, folder, name="default", base_print=base_print)
         edited.pools = True
         return edited
-    check_base(folder, lambda: weights_print(backbone))
+    check_base(folder, base_print)
     try:
         from peft import PeftModel
     except ImportError as error:

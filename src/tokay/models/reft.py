@@ -45,7 +45,7 @@ class Intervention(nn.Module):
         self.width, self.rank, self.dropout = width, rank, dropout
         self.bias = nn.Parameter(torch.zeros(rank))
         self.changes = 0
-        self._kept: tuple[Any, Maps] | None = None
+        self._kept: tuple[Any, dict[torch.dtype | None, Maps]] | None = None
         self.make(init)
         if init == "pyreft":
             nn.init.uniform_(self.bias, -1 / math.sqrt(width), 1 / math.sqrt(width))
@@ -64,9 +64,11 @@ class Intervention(nn.Module):
         return cls.matrices * rank * width + rank
 
     @property
-    def state(self) -> list[Any]:
+    def state(self) -> tuple[Any, ...]:
         """Another one where the weights may be others; fused optimisers do not count what they write."""
-        return [self.changes, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
+        weights = self._parameters.values()  # they are all its own, and the general way to them takes a while
+        told = ((p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights if p is not None)
+        return (self.changes, *told)
 
     def train(self, mode: bool = True) -> Intervention:
         """As of any module."""
@@ -74,41 +76,56 @@ class Intervention(nn.Module):
         super().train(mode)
         return self
 
-    def maps(self) -> Maps:
-        """A, b and B; without gradients they are built once for the weights that there are."""
+    def maps(self, kind: torch.dtype | None = None) -> Maps:
+        """A, b and B, in a type where one is named; without gradients made once for the weights that there are."""
         if torch.compiler.is_compiling():
-            return self.build()
+            return _cast(self.build(), kind)
         if self.training or torch.is_grad_enabled():
             self.changes += 1
-            return self.build()
-        state = self.state
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self.build())
-        return self._kept[1]
+            return _cast(self.build(), kind)
+        state, kept = self.state, self._kept
+        if kept is None or kept[0] != state:
+            kept = self._kept = (state, {})
+        if kind not in kept[1]:
+            kept[1][kind] = _cast(self.build(), kind)
+        return kept[1][kind]
 
     def delta(self, hidden: Tensor) -> Tensor:
         """What is added to hidden states: (…, D) -> (…, D)."""
+        if exact(hidden) and not self.training:
+            flat = hidden.reshape(-1, self.width)
+            low, b = self._low_exactly(flat)
+            return torch.mm(low, b, out=torch.empty_like(flat)).view_as(hidden)
         low, b = self.low(hidden)
         added = low @ b
-        return nn.functional.dropout(added, self.dropout, self.training)
+        return nn.functional.dropout(added, self.dropout, True) if self.dropout and self.training else added
 
     def low(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``Ah + b``, (…, r), and B in the type of the hidden states."""
-        a, bias, b = (None if part is None else part.to(hidden.dtype) for part in self.maps())
-        assert bias is not None
-        assert b is not None
+        a, bias, b = self.maps(hidden.dtype)
         if a is None:
             return bias.expand(*hidden.shape[:-1], self.rank), b
         return nn.functional.linear(hidden, a, bias), b
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Edited hidden states, (…, D); padding among them too."""
-        plain = not (self.dropout and self.training) and not torch.is_autocast_enabled(hidden.device.type)
-        if not plain:  # autocast would bring the sum, and with it the residual stream, to half precision
+        alone = exact(hidden) and not self.training
+        mixed = torch.is_autocast_enabled(hidden.device.type) and not alone
+        if mixed or (self.dropout and self.training):  # autocast would bring the sum to half precision
             return hidden + self.delta(hidden).to(hidden.dtype)
         flat = hidden.reshape(-1, self.width)
+        if alone:
+            low, b = self._low_exactly(flat)
+            return torch.addmm(flat, low, b, out=torch.empty_like(flat)).view_as(hidden)
         low, b = self.low(flat)
         return torch.addmm(flat, low, b).view_as(hidden)
+
+    def _low_exactly(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``low``, of (M, D)."""
+        a, bias, b = self.maps(flat.dtype)
+        if a is None:
+            return bias.expand(len(flat), self.rank), b
+        return torch.addmm(bias, flat, a.T, out=flat.new_empty(len(flat), self.rank)), b
 
     def scale(self, weight: float) -> None:
         """Make the edit ``weight`` times as large, in place: 0 is none, 1 leaves it.
@@ -121,6 +138,22 @@ class Intervention(nn.Module):
     def extra_repr(self) -> str:
         """Its sizes."""
         return f"{self.width}, rank={self.rank}"
+
+
+def exact(hidden: Tensor) -> bool:
+    """Whether autocast is to be kept off an edit by giving its products an ``out``, which it leaves alone.
+
+    It would cast each of them to half precision and back, at every layer; with gradients there can be no ``out``.
+    """
+    mixed = torch.is_autocast_enabled(hidden.device.type)
+    return mixed and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _cast(maps: Maps, kind: torch.dtype | None) -> Maps:
+    a, bias, b = maps
+    if kind is None or b.dtype == bias.dtype == kind:
+        return maps
+    return None if a is None else a.to(kind), bias.to(kind), b.to(kind)
 
 
 def orthonormal(free: Tensor) -> Tensor:

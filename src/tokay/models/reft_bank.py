@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tokay.models.layers import weights_print
 from tokay.models.reft_model import ReftModel
 from tokay.models.reft_stack import Stack
 from tokay.models.running import Ids, Run, Vectors
@@ -37,7 +38,7 @@ class Bank:
 
     def __init__(self, embedder: TorchEmbedder) -> None:
         self.backbone: ReftModel = embedder.backbone
-        self.embedder = type(embedder)(self.backbone, embedder.tokenizer, embedder.config).eval()
+        self.embedder = type(embedder)(self.backbone, embedder.tokenizer, embedder.config, embedder.head).eval()
         self.stack = Stack(self.backbone.width)
         self.tokens_per_batch = embedder.tokens_per_batch
         self.width = embedder.width
@@ -57,7 +58,7 @@ class Bank:
         return self.embedder.threads
 
     def run(self, ids: Ids) -> Vectors:
-        """Vectors of one micro-batch, (N, D); a list of ids that is no ``Row`` is for the plain base."""
+        """Vectors of one micro-batch, (N, W); a list of ids that is no ``Row`` is for the plain base."""
         places = torch.tensor([row.place if isinstance(row, Row) else 0 for row in ids])
         with self.backbone.scope(None, places):
             return self.embedder.run(ids)
@@ -77,7 +78,8 @@ def join(embedder: TorchEmbedder, kept: dict[str, Any]) -> tuple[Bank, int]:
     """
     model: ReftModel = embedder.backbone
     weight = next(model.model.parameters())
-    key = f"bank {model.base_print} {weight.device} {weight.dtype} {embedder.config.pooling}"
+    behind = f"{embedder.config.pooling} {embedder.head.steps} {weights_print(embedder.head)}"
+    key = f"bank {model.base_print} {weight.device} {weight.dtype} {behind}"
     if key not in kept:
         kept[key] = Bank(embedder)
     bank: Bank = kept[key]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,17 @@ def save_adapter(model: ReftModel, folder: Path, *, dims: tuple[int, ...] = ()) 
     save_file(tensors, folder / WEIGHTS)
 
 
-def load_adapter(model: nn.Module, folder: Path, *, name: str, check: bool = True) -> ReftModel:
-    """As ``ReftModel.from_pretrained``."""
+def load_adapter(
+    model: nn.Module, folder: Path, *, name: str, check: bool = True, base_print: Callable[[], str] | None = None
+) -> ReftModel:
+    """As ``ReftModel.from_pretrained``; ``base_print``: as of ``adapted``."""
     said = read_json(folder / CONFIG)
     if said.get("peft_type") != TYPE:
         raise TokayError(f"{folder} holds no edits of hidden states (peft_type {TYPE} in {CONFIG}); name their folder")
     config = _config_of(said, folder)
     reft = model if isinstance(model, ReftModel) else ReftModel(model, layer_list=config.layer_list)
+    if base_print is not None:
+        reft.base_print = base_print()
     try:
         _check_base(reft, folder, said, check=check)
         _load(reft, folder, config, name)

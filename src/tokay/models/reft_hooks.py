@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokay.errors import TokayError
 from tokay.models.reft_positions import Positions, Prompt, Spot
-from tokay.models.reft_stack import Edit
+from tokay.models.reft_stack import Edit, Picked
 
 IGNORED = -100
 """The label of a token that is not to be predicted, in transformers and torch."""
@@ -29,6 +29,7 @@ class State:
         self.prompt: Prompt | None = None
         self.rows: Tensor | None = None
         self.spots: Mapping[str, Spot] | None = None
+        self.picked: Picked = {}
 
 
 class ThreadState(threading.local, State):
@@ -71,10 +72,15 @@ def changed(hidden: Tensor, spot: Spot, change: Edit) -> Tensor:
             f"the layers' outputs have the shape {tuple(hidden.shape)}; expected (rows, tokens, width): choose an "
             "attention that does not take the padding out, such as attn_implementation='sdpa'"
         )
-    assert spot.valid is not None
-    index = spot.index.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[2])
-    added = change.delta(hidden.gather(1, index)).to(hidden.dtype)
-    return hidden.scatter_add(1, index, added.masked_fill(~spot.valid.to(hidden.device)[..., None], 0))
+    spot = spot if spot.columns is not None else spot.of_width(hidden.shape[2])
+    columns, off = spot.columns, spot.off
+    assert columns is not None
+    assert off is not None
+    if columns.device != hidden.device:  # of a model over several devices
+        columns, off = columns.to(hidden.device), off.to(hidden.device)
+    added = change.delta(hidden.gather(1, columns))
+    added = added if added.dtype == hidden.dtype else added.to(hidden.dtype)
+    return hidden.scatter_add(1, columns, added.masked_fill(off, 0))
 
 
 def prompt_of(mask: Any, inputs: Tensor, specs: Mapping[str, Positions]) -> Prompt:

@@ -11,23 +11,19 @@ Letters: D width, N vectors.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokay.errors import TokayError
 from tokay.models.layers import layers_of
 from tokay.models.reft import Intervention
 from tokay.models.reft_model import ReftModel
 from tokay.models.torch_embedder import TorchEmbedder
-from tokay.models.two_sides import write_matrix
-
-DENSE = "3_Dense"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +80,13 @@ def save_merged(embedder: TorchEmbedder, folder: Path) -> None:
     if not isinstance(embedder.backbone, ReftModel):
         raise TokayError("there are no edits to merge; expected an embedder with an adapter such as loreft")
     affine = affine_of(embedder.backbone)
-    plain: Any = TorchEmbedder(embedder.backbone.model, embedder.tokenizer, embedder.config)
-    plain.save(folder)
-    write_matrix(folder / DENSE, affine.matrix, affine.offset)
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text(encoding="utf-8"))
-    at = next(i for i, module in enumerate(modules) if module["type"].endswith(".Pooling")) + 1
-    modules.insert(at, {"path": DENSE, "type": "sentence_transformers.models.Dense"})
-    modules = [{**module, "idx": i, "name": str(i)} for i, module in enumerate(modules)]
-    path.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    made = nn.Linear(len(affine.offset), len(affine.offset))
+    with torch.no_grad():
+        made.weight.copy_(torch.from_numpy(affine.matrix))
+        made.bias.copy_(torch.from_numpy(affine.offset))
+    head = embedder.head.behind(made)
+    config = dataclasses.replace(embedder.config, steps=head.steps)
+    TorchEmbedder(embedder.backbone.model, embedder.tokenizer, config, head).save(folder)
 
 
 def _ends_there(model: ReftModel) -> bool:

@@ -260,14 +260,11 @@ class ReftModel(nn.Module):
 
     def edit(self, layer: int, hidden: Tensor) -> Tensor:
         """Edit a layer's output (N, L, D) where this forward pass has positions."""
-        spots, rows = self._now.spots, self._now.rows
+        now = self._now
+        spots = now.spots
         if not spots:
             return hidden
-        if rows is not None:
-            assert self.stack is not None
-            edits = self.stack.at(layer, rows.to(hidden.device), len(hidden))
-        else:
-            edits = self.adapter.at(layer)
+        edits = self.adapter.at(layer) if now.rows is None else now.picked.get(layer, ())
         for name, change in edits:
             if (spot := spots.get(name)) is not None:
                 hidden = changed(hidden, spot, change)
@@ -287,7 +284,7 @@ class ReftModel(nn.Module):
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Find out where the positions are in this forward pass."""
         now = self._now
-        now.spots = None
+        now.spots, now.picked = None, {}
         if self.training and hooks_are_inside_checkpoints() and module.is_gradient_checkpointing:
             raise TokayError(
                 "this release of transformers checkpoints layers together with their hooks, which would be run twice; "
@@ -318,10 +315,13 @@ class ReftModel(nn.Module):
         if not past and any(not spec.every for spec in specs.values()):
             need_tokens(prompt.mask)
         found = {name: prompt.spot(spec, past=past, length=length) for name, spec in specs.items()}
-        now.spots = {name: spot for name, spot in found.items() if spot is not None}
+        now.spots = {name: spot.of_width(self.width) for name, spot in found.items() if spot is not None}
+        if now.rows is not None and self.stack is not None:
+            now.picked = self.stack.pick(now.rows, count)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._now.spots = None
+        now = self._now
+        now.spots, now.picked = None, {}
 
     def _specs(self) -> Mapping[str, Positions]:
         return self.adapter.specs if self.active is not None else {}
@@ -358,6 +358,10 @@ class ReftModel(nn.Module):
         if not self._base_print:
             self._base_print = weights_print(self.model)
         return self._base_print
+
+    @base_print.setter
+    def base_print(self, known: str) -> None:
+        self._base_print = known
 
     def save_pretrained(self, folder: str | Path, *, dims: tuple[int, ...] = (), **others: Any) -> None:
         """Write the adapter in force: safetensors and JSON, see ``reft_folder``."""

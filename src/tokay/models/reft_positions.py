@@ -68,10 +68,21 @@ class Spot:
     Attributes:
         index: (N, P), columns; None: every one.
         valid: (N, P), or (N, L) where ``index`` is None; None: all are.
+        columns: ``index`` as gather and scatter take it, (N, P, D), where a width was named.
+        off: ``valid`` turned round, (N, P, 1), likewise.
     """
 
     index: Tensor | None = None
     valid: Tensor | None = None
+    columns: Tensor | None = None
+    off: Tensor | None = None
+
+    def of_width(self, width: int) -> Spot:
+        """The same, made ready once for all layers of a forward pass."""
+        if self.index is None or self.valid is None:
+            return self
+        columns = self.index[..., None].expand(-1, -1, width)
+        return Spot(self.index, self.valid, columns, ~self.valid[..., None])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Edits of many adapters as one: each row of a batch takes the matrices of its own adapter.
 
-Letters: K adapters of a place, N rows, P positions, r the highest rank, D width.
+Letters: K adapters of a place, G places of one shape, N rows, P positions, r the highest rank, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokay.errors import TokayError, did_you_mean
-from tokay.models.reft import Intervention
+from tokay.models.reft import Intervention, exact
 from tokay.models.reft_positions import Positions
 
 PLAIN = "__base__"
@@ -50,6 +50,30 @@ class _Place:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Group:
+    """Places that the same adapters have, in one shape: A and B (G, K + 1, r, D), b (G, K + 1, r).
+
+    ``slots`` (adapters) has the place among the K + 1 of each adapter of the stack.
+    """
+
+    places: tuple[tuple[int, str], ...]
+    slots: Tensor
+    a: Tensor
+    bias: Tensor
+    b: Tensor
+
+    def of_rows(self, rows: Tensor, count: int) -> Iterator[tuple[int, str, _Rows]]:
+        """The matrices of each row at each of the places."""
+        if count % len(rows):
+            raise TokayError(f"adapter_names has {len(rows)} names and the model is given {count} rows; name one a row")
+        at = self.slots[rows.to(self.slots.device)]
+        at = at if count == len(rows) else at.repeat_interleave(count // len(rows))
+        parts = (part.index_select(1, at).unbind() for part in (self.a, self.bias, self.b))  # (G, N, …) each
+        for (layer, name), a, bias, b in zip(self.places, *parts, strict=True):
+            yield layer, name, _Rows(a, bias, b)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Rows:
     """The matrices of a batch's rows: A and B (N, r, D), b (N, r)."""
 
@@ -59,15 +83,31 @@ class _Rows:
 
     def delta(self, hidden: Tensor) -> Tensor:
         """``Bᵀ(Ah + b)`` of each row, (N, P, D)."""
-        a, bias, b = (part.to(hidden.dtype) for part in (self.a, self.bias, self.b))
-        return torch.bmm(torch.baddbmm(bias[:, None], hidden, a.transpose(1, 2)), b)
+        low, b = self._low(hidden)
+        return torch.bmm(low, b, out=torch.empty_like(hidden) if exact(hidden) else None)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Edited hidden states, (N, P, D)."""
-        if torch.is_autocast_enabled(hidden.device.type):
+        alone = exact(hidden)
+        if torch.is_autocast_enabled(hidden.device.type) and not alone:
             return hidden + self.delta(hidden).to(hidden.dtype)
-        a, bias, b = (part.to(hidden.dtype) for part in (self.a, self.bias, self.b))
-        return torch.baddbmm(hidden, torch.baddbmm(bias[:, None], hidden, a.transpose(1, 2)), b)
+        low, b = self._low(hidden)
+        return torch.baddbmm(hidden, low, b, out=torch.empty_like(hidden) if alone else None)
+
+    def _low(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``Ah + b``, (N, P, r), and B."""
+        a, bias, b = self._in(hidden.dtype)
+        out = hidden.new_empty(*hidden.shape[:2], b.shape[1]) if exact(hidden) else None
+        return torch.baddbmm(bias[:, None], hidden, a.mT, out=out), b
+
+    def _in(self, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        if self.a.dtype == kind:
+            return self.a, self.bias, self.b
+        return self.a.to(kind), self.bias.to(kind), self.b.to(kind)
+
+
+Picked = dict[int, list[tuple[str, Edit]]]
+"""Of one batch: layer -> its edits, each with the name of its positions."""
 
 
 class Stack:
@@ -79,6 +119,7 @@ class Stack:
         self.specs: dict[str, Positions] = {}
         self._places: dict[tuple[int, str], _Place] = {}
         self._made_of: dict[str, Any] = {}
+        self._grouped: list[_Group] | None = None
 
     @torch.no_grad()
     def add(self, name: str, edits: nn.ModuleDict, parts: Sequence[Positions]) -> int:
@@ -97,6 +138,7 @@ class Stack:
             self._places[key].add(number, a, bias, b)
         self.specs |= {str(part): part for part in parts if not part.pooled}
         self._made_of[name] = _state(edits)
+        self._grouped = None
         return number
 
     def place(self, name: str | None) -> int:
@@ -115,25 +157,40 @@ class Stack:
         """Whether it holds these adapters as they are now."""
         return self._made_of == {name: _state(adapter.edits) for name, adapter in adapters.items()}
 
-    def at(self, layer: int, rows: Tensor, count: int) -> Iterator[tuple[str, Edit]]:
-        """The edits of a layer for a batch of ``count`` rows; ``rows`` has the place of each one's adapter."""
-        for (of, name), place in self._places.items():
-            if of == layer:
-                yield name, self._of_rows(place, rows, count)
+    def pick(self, rows: Tensor, count: int) -> Picked:
+        """The edits of all layers for a batch of ``count`` rows; ``rows`` has the place of each one's adapter."""
+        found: Picked = {}
+        for group in self._groups(pooled=False):
+            for layer, name, edit in group.of_rows(rows, count):
+                found.setdefault(layer, []).append((name, edit))
+        return found
 
     def pooled(self, rows: Tensor, count: int) -> Edit | None:
         """The edit of pooled vectors, likewise."""
-        found = [place for (layer, _), place in self._places.items() if layer < 0]
-        return self._of_rows(found[0], rows, count) if found else None
+        found = [edit for group in self._groups(pooled=True) for _, _, edit in group.of_rows(rows, count)]
+        return found[0] if found else None
 
-    def _of_rows(self, place: _Place, rows: Tensor, count: int) -> _Rows:
-        if count % len(rows):
-            raise TokayError(f"adapter_names has {len(rows)} names and the model is given {count} rows; name one a row")
-        slots = torch.zeros(len(self.names), dtype=torch.long)
-        for number, slot in place.slots.items():
-            slots[number] = slot
-        at = slots.to(rows.device)[rows].repeat_interleave(count // len(rows))
-        return _Rows(place.a[at], place.bias[at], place.b[at])
+    def _groups(self, *, pooled: bool) -> list[_Group]:
+        if self._grouped is None:
+            self._grouped = self._group()
+        return [group for group in self._grouped if (group.places[0][0] < 0) == pooled]
+
+    @torch.no_grad()
+    def _group(self) -> list[_Group]:
+        """Places of one shape together, so that a batch takes its rows of all of them at once; each stays a view."""
+        alike: dict[Any, list[tuple[int, str]]] = {}
+        for (layer, name), place in self._places.items():
+            kind = (layer < 0, place.b.shape, place.b.dtype, place.b.device, tuple(place.slots.items()))
+            alike.setdefault(kind, []).append((layer, name))
+        return [self._one(places) for places in alike.values()]
+
+    def _one(self, names: list[tuple[int, str]]) -> _Group:
+        places = [self._places[name] for name in names]
+        slots = [places[0].slots.get(number, 0) for number in range(len(self.names))]
+        a, bias, b = (torch.stack([getattr(place, part) for place in places]) for part in ("a", "bias", "b"))
+        for i, place in enumerate(places):
+            place.a, place.bias, place.b = a[i], bias[i], b[i]
+        return _Group(tuple(names), torch.tensor(slots, device=b.device), a, bias, b)
 
     @property
     def bytes(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokay.errors import TokayError
-from tokay.models.folder import read_config
+from tokay.models.folder import dense_folders, read_config
 from tokay.models.locate import model_digest
 from tokay.models.two_sides import is_two_sided, read_about
 
@@ -21,7 +21,7 @@ _BUFFERS = ("position_ids",)
 
 
 def vector_space(folder: Path) -> str:
-    """A hash of what a model's vectors follow from: tensors, vocabulary, pooling, normalisation and prompts.
+    """A hash of what a model's vectors follow from: tensors, vocabulary, pooling, what is behind it, and prompts.
 
     It is the same after saving the model again, by whatever release, and whatever is put beside it: a card, a
     calibration, another form of the same weights. The number of tokens that are read is no part of it. Of a folder with
@@ -34,13 +34,14 @@ def vector_space(folder: Path) -> str:
         return read_about(folder).vector_space
     weights = sorted(folder.rglob("*.safetensors"))
     weights = [path for path in weights if path.relative_to(folder).parts[0] not in ("training", "static", "onnx")]
-    if not weights:
+    if {path.parent for path in weights} <= set(dense_folders(folder)):  # of an export, which has maps behind pooling
         return recorded(folder) or model_digest(folder)
     hasher = hashlib.sha256()
     for path in weights:
         _add_tensors(hasher, path)
     config, backbone = read_config(folder)
     said = [config.pooling, config.normalize, config.prompts.query, config.prompts.passage]
+    said += [str(step) for step in config.steps]
     hasher.update(json.dumps([said, _vocabulary(folder) or _vocabulary(backbone), _base(folder)]).encode())
     return hasher.hexdigest()
 

@@ -1,6 +1,7 @@
-"""An embedder in torch: backbone, pooling, prompts; what training changes, and sentence-transformers folders out.
+"""An embedder in torch: backbone, pooling, maps behind it; what training changes, sentence-transformers folders out.
 
-Letters: N texts, L tokens, D width of the model.
+Letters: N texts, L tokens, D width of the backbone, W width of the model: D, unless a Dense module behind pooling says
+otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from tokay.models.adapted import adapted, base_of, dims_of, is_adapter
 from tokay.models.batching import by_token_budget
 from tokay.models.embedder import Embedder
 from tokay.models.folder import EmbedderConfig, Pooling, read_config, write_config
-from tokay.models.locate import EXPORT, find_model, is_run
+from tokay.models.head import Head
+from tokay.models.layers import weights_print
+from tokay.models.locate import EXPORT, find_model, is_hub_name, is_run
+from tokay.models.once import once, state_of
 from tokay.models.precision import Calibration
 from tokay.models.reft_bank import Bank, Row, join
 from tokay.models.reft_model import ReftModel, edit_pooled
@@ -41,9 +45,10 @@ class TorchEmbedder(Embedder, nn.Module):
 
     tokens_per_batch = 1024
 
-    def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, config: EmbedderConfig, head: Head | None = None) -> None:
         nn.Module.__init__(self)
         self.backbone: Any = backbone  # a transformers model
+        self.head = head or Head(config.steps)
         self.tokenizer = tokenizer
         self.config = config
         self.tokens = tokens_of(tokenizer)
@@ -79,7 +84,8 @@ class TorchEmbedder(Embedder, nn.Module):
                 "embedder, or use this one as a reranker (docs/rerank.md)"
             )
         limit = min(config.max_tokens or 10**9, *position_limits(backbone, tokenizer))
-        embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit))
+        head = Head.load(folder, config.steps, width=int(backbone.config.hidden_size))
+        embedder = cls(backbone, tokenizer, dataclasses.replace(config, max_tokens=limit), head)
         embedder.calibration = Calibration.load(folder) or _of_export(Path(name_or_path).expanduser(), folder)
         try:
             return embedder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -88,13 +94,23 @@ class TorchEmbedder(Embedder, nn.Module):
 
     @classmethod
     def _load_adapted(cls, folder: Path, device: str | None, *, merge: bool) -> TorchEmbedder:
-        """The base that an adapter names, with the adapter in it and the adapter's own prompts, cut and widths."""
-        embedder = cls.load(base_of(folder), device=device)
-        embedder.backbone = adapted(embedder.backbone, folder, merge=merge)
+        """The base that an adapter names, with the adapter in it and the adapter's own small files."""
+        name = base_of(folder)
+        base = find_model(name)
+        files = [] if is_adapter(base) else sorted(read_config(base)[1].glob("*.safetensors"))
+        read = state_of(files)
+        embedder = cls.load(base if is_hub_name(name) else name, device=device)  # the Hub is asked once
+        backbone = embedder.backbone
+
+        def base_print() -> str:
+            return once("weights", files, lambda: weights_print(backbone), read=read)
+
+        embedder.backbone = adapted(backbone, folder, merge=merge, base_print=base_print)
         if (folder / "modules.json").is_file():
             sizes, _ = read_config(folder)
             limit = min(sizes.max_tokens or 10**9, embedder.config.max_tokens)
             embedder.config = dataclasses.replace(sizes, max_tokens=limit, dims=dims_of(folder))
+            embedder.head = Head.load(folder, sizes.steps, width=embedder.hidden_width).to(embedder.device)
         return embedder.eval()
 
     def save(self, folder: Path) -> None:
@@ -120,28 +136,37 @@ class TorchEmbedder(Embedder, nn.Module):
         self.save_sizes(folder)
 
     def save_sizes(self, folder: Path) -> None:
-        """Write the small files alone: pooling, prompts, cut."""
-        write_config(folder, self.config, width=self.width)
+        """Write the small files alone: pooling, prompts, cut, and the maps behind pooling with their weights."""
+        write_config(folder, self.config, width=self.hidden_width)
+        self.head.save(folder)
 
     def clone(self) -> TorchEmbedder:
         """An independent copy, weights included."""
-        return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config)
+        return TorchEmbedder(copy.deepcopy(self.backbone), self.tokenizer, self.config, copy.deepcopy(self.head))
 
     def keep_once(self, kept: dict[str, Any]) -> None:
         """As ``Embedder.keep_once``: tensors of the backbone, and the tokenizer, which threads may share.
 
         Adapters of edits over one base leave their own copy of it for a common one, which runs them together.
         """
-        if isinstance(self.backbone, ReftModel) and self.bank is None:
+        own = self.backbone
+        if isinstance(own, ReftModel) and self.bank is None:
             self.bank = join(self, kept)
             self.backbone = self.bank[0].backbone
-        keep_once(self.backbone, kept)
+        if self.backbone is own:  # else it is another's, whose tensors are in ``kept`` already
+            keep_once(own, kept)
+        keep_once(self.head, kept)
         key = f"tokenizer {self.tokens.fingerprint()}"
         self.tokenizer, self.tokens = kept.setdefault(key, (self.tokenizer, self.tokens))
 
     @property
     def width(self) -> int:
-        """D, the number of dimensions of a full vector."""
+        """W, the number of dimensions of a full vector."""
+        return self.head.width or self.hidden_width
+
+    @property
+    def hidden_width(self) -> int:
+        """D, the number of dimensions of a token vector."""
         return int(self.backbone.config.hidden_size)
 
     @property
@@ -153,13 +178,14 @@ class TorchEmbedder(Embedder, nn.Module):
     # -- token ids to vectors -------------------------------------------------------------------------------------
 
     def forward(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Pooled vectors, not normalised: N lists of token ids -> (N, D). The texts are padded to the longest."""
+        """Pooled vectors, not normalised: N lists of token ids -> (N, W). The texts are padded to the longest."""
         tokens, mask = (torch.from_numpy(array).to(self.device) for array in self.tokens.padded(ids))  # (N, L)
         hidden = self.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state  # (N, L, D)
-        return edit_pooled(self.backbone, pool(hidden, mask.bool(), self.config.pooling))
+        pooled: Tensor = edit_pooled(self.backbone, pool(hidden, mask.bool(), self.config.pooling))
+        return self.head(pooled)  # type: ignore[no-any-return]
 
     def forward_by_length(self, ids: Sequence[Sequence[int]], *, tokens_per_batch: int) -> Tensor:
-        """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, D)."""
+        """As ``forward``, in micro-batches of like length, so that hardly any padding is computed: (N, W)."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         parts = [self([ids[i] for i in group]) for group in by_token_budget(order, ids, tokens_per_batch)]
         return torch.cat(parts)[torch.tensor(np.argsort(order), device=self.device)]

@@ -27,7 +27,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tokay.errors import MissingExtra, TokayError
+from tokay.errors import TokayError
+from tokay.models.dense import read_matrix
 from tokay.models.embedder import Embedder
 from tokay.models.folder import PROMPTS, EmbedderConfig, read_prompts, write_prompts
 from tokay.models.running import Ids, Run, Vectors
@@ -39,7 +40,6 @@ Form = Literal["map", "tower", "table"]
 FORMS: tuple[Form, ...] = get_args(Form)
 ROUTER, ABOUT = "router_config.json", "query_side.json"
 QUERY, DOCUMENT, DENSE = "query", "document", "query/3_Dense"
-WEIGHT, BIAS = "linear.weight", "linear.bias"
 _TYPE = "sentence_transformers.models."
 
 
@@ -210,48 +210,7 @@ class TwoSided(Embedder):
         return self.of(kind).stream(texts, kind=kind, **options)
 
 
-def read_matrix(folder: Path) -> NDArray[np.float32]:
-    """The matrix (W, D) of a Dense folder.
-
-    Raises:
-        TokayError: it is not there, or it is no linear layer.
-    """
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ModuleNotFoundError as error:
-        raise MissingExtra("a query side", "serve", "safetensors") from error
-    path = folder / "model.safetensors"
-    try:
-        tensors = load_file(path)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if set(tensors) != {WEIGHT} or not config["activation_function"].endswith(".Identity"):
-            raise ValueError("expected a linear layer without bias and activation")
-        return tensors[WEIGHT].astype(np.float32)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise TokayError(f"{path} holds no matrix: {error}; make the query side again with 'tokay train'") from error
-
-
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def write_matrix(folder: Path, matrix: NDArray[np.float32], offset: NDArray[np.float32] | None = None) -> None:
-    """Write a matrix (W, D) as sentence-transformers' Dense: ``v -> v M'``, plus an offset (W) where there is one."""
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    width, inner = matrix.shape
-    config = {
-        "in_features": inner,
-        "out_features": width,
-        "bias": offset is not None,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    tensors = {WEIGHT: np.ascontiguousarray(matrix, np.float32)}
-    if offset is not None:
-        tensors[BIAS] = np.ascontiguousarray(offset, np.float32)
-    save_file(tensors, folder / "model.safetensors")
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -273,7 +232,7 @@ def write_router(folder: Path, about: About) -> None:
             continue
         modules = _modules_of(folder, side)
         if route == QUERY:
-            modules = [(path, kind) for path, kind in modules if kind != "Normalize"]
+            modules = modules[:-1] if modules[-1][1] == "Normalize" else modules
             if (folder / DENSE).is_dir():
                 modules.append((DENSE, "Dense"))
             modules.append((f"{QUERY}/4_Normalize", "Normalize"))

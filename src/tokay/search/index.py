@@ -272,7 +272,7 @@ class Index:
         places = self._places
         if unknown := [one for one in ids if one not in places]:
             raise TokayError(
-                f"{self.folder} has no passage and no document with the id {unknown[0]!r}"
+                f"the index {self.folder.name} has no passage and no document with the id {unknown[0]!r}"
                 f"{did_you_mean(unknown[0], places) if len(places) < 10_000 else ''}; leave it out, or index it"
             )
         rows: set[int] = set().union(*(places[one] for one in ids))

@@ -135,6 +135,13 @@ def _health(batcher: Batcher, metrics: Metrics) -> APIRouter:
     return routes
 
 
+_SERVED_WITH = {
+    "/v1/rerank": "it needs a run with a reranker (tokay train RUN --what reranker); ",
+    "/v1/search": "it needs an index (tokay index); ",
+}
+"""Routes that are there only where something is served that answers them."""
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return response_to(request.url.path, error)
@@ -145,7 +152,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = f"{request.method} {request.url.path}"
     what = f"there is no {words} here" if error.status_code in (404, 405) else f"{words}: {error.detail}"
-    refusal = Refusal(error.status_code, f"{what}; /docs lists what there is", headers=error.headers)
+    hint = _SERVED_WITH.get(request.url.path, "") if error.status_code == 404 else ""
+    refusal = Refusal(error.status_code, f"{what}; {hint}/docs lists what there is", headers=error.headers)
     return response_to(request.url.path, refusal)
 
 

@@ -41,7 +41,7 @@ class Adapter(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Full:
-    """The weights themselves.
+    """The weights themselves; Dense modules behind pooling too, as sentence-transformers trains all that a model has.
 
     Attributes:
         freeze_embeddings: leave the lookup tables alone.
@@ -81,7 +81,10 @@ class Full:
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """Low-rank matrices beside every linear map of every layer: ``W + alpha / rank * B A``, B = 0 at the start."""
+    """Low-rank matrices beside every linear map of every layer: ``W + alpha / rank * B A``, B = 0 at the start.
+
+    Dense modules behind pooling are frozen, as peft freezes whatever is no adapter; they are saved beside the matrices.
+    """
 
     rank: int = 16
     alpha: float = 32.0
@@ -97,8 +100,8 @@ class Lora:
             raise MissingExtra("LoRA", "train", "peft")
         from peft import LoraConfig, get_peft_model
 
-        if self.rank > model.width:
-            raise TokayError(f"train.lora_rank is {self.rank} and the model is {model.width} wide; lower it")
+        if self.rank > model.hidden_width:
+            raise TokayError(f"train.lora_rank is {self.rank} and the model is {model.hidden_width} wide; lower it")
         inside = {id(m) for m in layers_of(model.backbone).modules()}
         targets = [n for n, m in model.backbone.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
         print_before = weights_print(model.backbone)
@@ -108,6 +111,7 @@ class Lora:
         with peft_alone():
             model.backbone = get_peft_model(model.backbone, config)
         model.backbone.base_print = print_before
+        model.head.requires_grad_(False)
 
     def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
         """A folder that peft and ``TorchEmbedder.load`` read: the matrices, and which base they belong to."""
@@ -125,18 +129,22 @@ class Lora:
 
 @dataclasses.dataclass(frozen=True)
 class Reft:
-    """Edits of hidden states behind layers; what they are is in ``models.reft``."""
+    """Edits of hidden states behind layers; what they are is in ``models.reft``.
+
+    All weights are frozen, Dense modules behind pooling among them; those are saved beside the edits.
+    """
 
     config: ReftConfig
 
     def attach(self, model: TorchEmbedder) -> None:
-        """Freeze the backbone, and put edits behind its layers.
+        """Freeze the model, and put edits behind its layers.
 
         Raises:
             TokayError: a layer is out of range, or the rank above the width.
         """
         model.backbone = get_reft_model(model.backbone, self.config)
         model.backbone.pools = True
+        model.head.requires_grad_(False)
 
     def save(self, model: TorchEmbedder, folder: Path, *, base_name: str) -> None:
         """A folder of a few kilobytes that ``TorchEmbedder.load`` and ``tokay.reft`` read."""

@@ -251,7 +251,7 @@ function overview() {
     undone.length ? el("p", { class: "banner" }, `The run is not finished. Not there yet: ${undone.join(", ")}. The rest can be looked at.`) : null,
     el("ul", { class: "cards" },
       card(counts.passages, "passages", "#/passages"), card(counts.queries, "queries", "#/queries"),
-      card(counts.judged, "queries judged", "#/queries?state=judged"), card(counts.rows, "training rows", "#/queries?part=train&state=row"),
+      card(counts.judged, "queries judged", "#/queries?state=judged"), card(counts.rows, "training rows, listed by query", "#/queries?part=train&state=row"),
       card(counts.relabelled, "queries relabelled", "#/queries?state=relabelled"), card(counts["no row"], "queries without a row", "#/queries?state=no+row"),
       card(about.decided.queries, "queries decided by hand", "#/decisions")),
     el("h2", {}, "Grades"),
@@ -605,7 +605,8 @@ async function route() {
     document.title = `${name || about.name} – tokay explore`;
     if (name === "passage") await passage(n, parameters);
     else if (name === "query") await query(n, parameters);
-    else await (VIEWS[name] || overview)(parameters);
+    else if (!name || (VIEWS[name] && !n)) await (VIEWS[name] || overview)(parameters);
+    else throw new Error(`there is no page #/${path}; the menu above leads to all`);
   } catch (error) {
     show(el("h1", {}, "That did not work"), el("p", { class: "banner" }, error.message), el("p", {}, el("a", { href: "#/" }, "Overview")));
   }
