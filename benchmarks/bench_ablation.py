@@ -28,7 +28,6 @@ from tokay.evaluate.verdict import Side, qrels_of
 from tokay.examples import make_examples
 from tokay.leaking import parts_of_run, queries_of_run
 from tokay.models.torch_embedder import TorchEmbedder
-from tokay.pipeline import dev_set_of, run_source, taught_source
 from tokay.progress import Silent
 from tokay.records import Candidate, Example, Judgment, Passage, Query
 from tokay.search.hybrid import as_run
@@ -36,6 +35,7 @@ from tokay.settings import ExampleSettings, TrainSettings
 from tokay.store import Run
 from tokay.train.mixture import Source, read_mixture
 from tokay.train.tune import tune
+from tokay.trainset import dev_set_of, run_source, taught_source
 from tokay.vectors import with_cut
 
 Changes = dict[str, Any]

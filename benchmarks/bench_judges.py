@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from simulated import SimulatedJudge
 from tokay import open_run
 from tokay.annotate.judge import make_judge
+from tokay.llm.estimate import token_counter
 from tokay.llm.probe import Abilities
 from tokay.models.locate import find_model
-from tokay.pipeline import token_counter
 from tokay.records import Candidate, Judgment, Passage, Query, Rating
 from tokay.settings import JudgeSettings
 from tokay.store import Run

@@ -16,10 +16,12 @@ from command import call
 from fake_llm import FakeLLM
 from tiny import WORDS, tiny_base
 from tokay.corpus import open_corpus
-from tokay.llm.estimate import Estimate, Planned, count, money
+from tokay.llm.estimate import Estimate, Planned, count, money, token_counter
 from tokay.llm.ledger import spent_in
 from tokay.llm.prices import load_prices
-from tokay.pipeline import Plan, _Distillation, annotator_of, run_distillation, token_counter
+from tokay.pipeline import Plan, corpus, generate, planning, run_distillation, split
+from tokay.pipeline.context import Context
+from tokay.pipeline.start import annotator_of
 from tokay.progress import Silent
 from tokay.records import Example
 from tokay.settings import Settings, resolve
@@ -136,11 +138,11 @@ def write_queries(
 
     with Run(out, writable=True) as run:
         source, annotator = open_corpus(settings.documents), annotator_of(settings, out)
-        stages = _Distillation(settings, run, source, annotator, tiny_base(), Silent())
-        stages.corpus()
-        stages.split()
-        stages.show_plan(confirm)
-        stages.generate()
+        ctx = Context(settings, run, source, annotator, tiny_base(), Silent())
+        corpus.corpus(ctx)
+        split.split(ctx)
+        ctx.consent.show(planning.plan(ctx), confirm)
+        generate.generate(ctx)
     return plans
 
 

@@ -18,6 +18,7 @@ from tokay.evaluate.systems import choose_reference, parse_all
 from tokay.evaluate.trec import write_runs
 from tokay.evaluate.unjudged import TOP, pool, tops_of
 from tokay.leaking import queries_of_run, refuse
+from tokay.llm.estimate import token_counter
 from tokay.models.locate import find_model, is_run
 from tokay.pooling import asking_of, judge_pool, pooled_of
 from tokay.progress import Progress, Silent
@@ -278,8 +279,6 @@ def _judged(
     progress: Progress,
 ) -> EvaluationSet:
     """The set with grades of what any of the systems has in its top; seeds of queries that had no grade among them."""
-    from tokay.pipeline import token_counter
-
     asking = asking_of(run, judge.name, url=judge.url, budget=judge.budget, prices=judge.prices)
     queries = {q.query_id: q for q in on.queries}
     wanted = pool_of_run(run, on, ranked, top=judge.top)

@@ -16,12 +16,12 @@ from tokay.errors import TokayError
 from tokay.evaluate.qrels import Words, read_labels
 from tokay.leaking import queries_of_run, sources_apart
 from tokay.models.locate import find_model, is_run
-from tokay.pipeline import check_teacher, dev_set_of, rows_now, run_source, taught_source
 from tokay.progress import Progress, Silent
 from tokay.records import Passage
 from tokay.settings import Settings, TrainSettings, resolve
 from tokay.store import MANIFEST, fingerprint
 from tokay.train.mixture import Source, read_entries, read_mixture
+from tokay.trainset import check_teacher, dev_set_of, rows_now, run_source, taught_source
 
 TRAINING = "training"
 """Folder in the model's for what training leaves beside it: metrics, story, adapter, checkpoints."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tokay.errors import TokayError
-from tokay.pipeline import check_teacher
 from tokay.progress import Silent
 from tokay.search.dense import unit
 from tokay.train.embedder import maker_of
 from tokay.train.teacher import taught
+from tokay.trainset import check_teacher
 from train_data import PASSAGES, ROWS, base, judged, settings, source
 
 
