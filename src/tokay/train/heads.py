@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -85,8 +85,12 @@ class Completer(nn.Module):
         return losses.sum(1, keepdim=True)
 
 
-class ClassifierTrainee:
-    """Cross-entropy of classes, as ``loop.train`` asks for it.
+M = TypeVar("M", Classifier, Completer)
+R = TypeVar("R", Labelled, Answered)
+
+
+class _Rows(Generic[M, R]):
+    """What ``loop.train`` asks for: rows are encoded each on its own, and one loss is taken of what comes out of all.
 
     Args:
         model: on the engine's device.
@@ -94,42 +98,59 @@ class ClassifierTrainee:
         tokens_kept: as of an embedder's trainee.
     """
 
-    def __init__(self, model: Classifier, engine: Engine, *, tokens_kept: int = 16_384) -> None:
-        self.model, self.engine, self.tokens_kept = model, engine, tokens_kept
+    name: str
+
+    def __init__(self, model: M, engine: Engine, *, tokens_kept: int = 16_384) -> None:
+        self.model: M = model
+        self.engine, self.tokens_kept = engine, tokens_kept
         self.module: nn.Module = model
         self.work = Work()
+
+    def kind(self, batch: Sequence[R]) -> str | None:
+        """All batches are of one kind."""
+        return self.name
+
+    def describe(self, batch: Sequence[R]) -> Mapping[str, Any]:
+        """Its rows."""
+        return {"rows": [dataclasses.asdict(row) for row in batch]}
+
+    def _backward(
+        self,
+        ids: Sequence[list[int]],
+        encode: Callable[[Cut, Sequence[int]], Tensor],
+        loss: Callable[[Tensor], Tensor],
+    ) -> float:
+        """Gradients of a loss of what comes out for each row, by chunks of like length."""
+        cut = cut_of(ids, self.engine, tokens_kept=self.tokens_kept, work=self.work, setting="the batch size")
+        place = torch.tensor([i for chunk in cut.chunks for i in chunk], device=self.engine.device).argsort()
+        return backward(
+            lambda chunk: encode(cut, chunk),
+            cut.chunks,
+            lambda out: loss(out[place]),
+            kept=cut.kept.__getitem__,
+            engine=self.engine,
+        )
+
+
+class ClassifierTrainee(_Rows[Classifier, Labelled]):
+    """Cross-entropy of classes."""
+
+    name = "texts"
 
     def backward(self, batch: Sequence[Labelled]) -> float:
         """As ``loop.Trainee``."""
         labels = torch.tensor([row.label for row in batch], device=self.engine.device)
-        return _backward(self, [row.ids for row in batch], self.encode, lambda logits: F.cross_entropy(logits, labels))
+        return self._backward([row.ids for row in batch], self.encode, lambda logits: F.cross_entropy(logits, labels))
 
     def encode(self, cut: Cut, chunk: Sequence[int]) -> Tensor:
         """Logits of a chunk's n texts, (n, C)."""
         return self.model([cut.ids[i] for i in chunk])  # type: ignore[no-any-return]
 
-    def kind(self, batch: Sequence[Labelled]) -> str | None:
-        """All batches are of one kind."""
-        return "texts"
 
-    def describe(self, batch: Sequence[Labelled]) -> Mapping[str, Any]:
-        """Its rows."""
-        return {"rows": [dataclasses.asdict(row) for row in batch]}
+class CausalTrainee(_Rows[Completer, Answered]):
+    """Cross-entropy of answers' tokens, each token of a batch alike."""
 
-
-class CausalTrainee:
-    """Cross-entropy of answers' tokens, each token of a batch alike, as ``loop.train`` asks for it.
-
-    Args:
-        model: on the engine's device.
-        engine: precision and processes.
-        tokens_kept: as of an embedder's trainee.
-    """
-
-    def __init__(self, model: Completer, engine: Engine, *, tokens_kept: int = 16_384) -> None:
-        self.model, self.engine, self.tokens_kept = model, engine, tokens_kept
-        self.module: nn.Module = model
-        self.work = Work()
+    name = "answers"
 
     def backward(self, batch: Sequence[Answered]) -> float:
         """As ``loop.Trainee``.
@@ -147,34 +168,7 @@ class CausalTrainee:
         def encode(cut: Cut, chunk: Sequence[int]) -> Tensor:
             return self.model([batch[i] for i in chunk])  # type: ignore[no-any-return]
 
-        return _backward(self, ids, encode, lambda losses: losses.sum() / tokens)
-
-    def kind(self, batch: Sequence[Answered]) -> str | None:
-        """All batches are of one kind."""
-        return "answers"
-
-    def describe(self, batch: Sequence[Answered]) -> Mapping[str, Any]:
-        """Its rows."""
-        return {"rows": [dataclasses.asdict(row) for row in batch]}
-
-
-def _backward(
-    trainee: ClassifierTrainee | CausalTrainee,
-    ids: Sequence[list[int]],
-    encode: Callable[[Cut, Sequence[int]], Tensor],
-    loss: Callable[[Tensor], Tensor],
-) -> float:
-    """Gradients of a loss of what comes out for each row, by chunks of like length."""
-    engine = trainee.engine
-    cut = cut_of(ids, engine, tokens_kept=trainee.tokens_kept, work=trainee.work, setting="the batch size")
-    place = torch.tensor([i for chunk in cut.chunks for i in chunk], device=engine.device).argsort()
-    return backward(
-        lambda chunk: encode(cut, chunk),
-        cut.chunks,
-        lambda out: loss(out[place]),
-        kept=cut.kept.__getitem__,
-        engine=engine,
-    )
+        return self._backward(ids, encode, lambda losses: losses.sum() / tokens)
 
 
 def shuffled(rows: Sequence[T], *, size: int, epochs: int, seed: int) -> tuple[int, Callable[[int], Iterator[list[T]]]]:
