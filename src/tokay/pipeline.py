@@ -1,7 +1,7 @@
 """The running order: documents in, a better embedder and its proof out. One stage after another, nothing else.
 
-corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate -> general (-> labels, refit)
--> model
+corpus -> split -> generate -> vectors -> mine -> judge -> examples -> train -> evaluate (-> labels, refit)
+-> general -> model
 """
 
 from __future__ import annotations
@@ -401,11 +401,11 @@ class _Distillation:
         refuse(self.store, {"the embedder": reads_of(self.training_rows())})
         self.train()
         self.evaluate()
-        self.general()
         if self.settings.qrels:
             self.labels()
         if self.settings.refit:
             self.refit()
+        self.general()
         self.model()
         self.progress.say(f"report: {write_report(self.store)}")
         model, leakage = model_folder(self.store), leakage_sentence(self.store)
@@ -1003,18 +1003,19 @@ class _Distillation:
         self.stage("evaluate", work, settings=key, reads=("corpus", "generate", "vectors", "judge", "train"))
 
     def general(self) -> None:
-        """Base and tuned on texts of other kinds; where no set is at hand that is said, and nothing waits for it."""
+        """Base, tuned and refitted on texts of other kinds; where no set is at hand that is said, without a wait."""
         settings = self.settings.guard
         before = self.store.read_json("general", "general") if self.store.is_done("general") else {}
         away = [spec for spec in settings.sets if not is_local(spec)]
         missing = unreachable() if away and not before.get("checked") else ""
+        made_by = {"train": "tuned", **({"refit": "refitted"} if self.store.is_done("refit") else {})}
 
         def work(out: StageOutput) -> None:
             from tokay.models.torch_embedder import TorchEmbedder
 
             self.progress.start("general ability", None)
-            tuned = TorchEmbedder.load(self.store.path / "train" / "model")
-            out.write_json("general", check_general(self.base(), tuned, settings, missing=missing))
+            trained = {name: TorchEmbedder.load(self.store.path / made / "model") for made, name in made_by.items()}
+            out.write_json("general", check_general(self.base(), trained, settings, missing=missing))
 
         key = {
             **settings.model_dump(mode="json"),
@@ -1022,7 +1023,7 @@ class _Distillation:
             "missing": bool(missing),
             "base": self.base_print,
         }
-        self.stage("general", work, settings=key, reads=("vectors", "train"))
+        self.stage("general", work, settings=key, reads=("vectors", *made_by))
 
     def slice(
         self,
