@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after the cell that is under way then")
     parser.add_argument("--out", type=Path, default=Path("bench_reft.jsonl"))
-    parser.add_argument("--plot", type=Path, help="write quality against parameters as an image (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="write quality against parameters as an image (.svg or .png)")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
     done = read(options.out)
@@ -307,19 +307,21 @@ def report(done: Mapping[Any, dict[str, Any]], options: argparse.Namespace) -> N
 
 
 def plot(points: Mapping[str, list[tuple[int, float, str]]], path: Path) -> None:
-    """Quality against parameters, a panel a task."""
-    from matplotlib import pyplot
+    """Quality against parameters, a panel a task; a head alone stands at the left edge."""
+    import altair as alt
 
-    figure, panels = pyplot.subplots(1, len(points), figsize=(4 * len(points), 4), squeeze=False)
-    for panel, (task, found) in zip(panels[0], points.items(), strict=True):
-        for parameters, value, method in found:
-            panel.plot(max(parameters, 1000), 100 * value, "o")
-            panel.annotate(method, (max(parameters, 1000), 100 * value), fontsize=6)
-        panel.set_xscale("log")
-        panel.set_title(task)
-        panel.set_xlabel("trained parameters, without the head")
-    figure.tight_layout()
-    figure.savefig(path)
+    left = 1000
+    panels = []
+    for task, found in points.items():
+        rows = [{"trained": max(n, left), "test": 100 * value, "method": method} for n, value, method in found]
+        base = alt.Chart(alt.Data(values=rows), width=260, height=260, title=task)
+        ticks = alt.Axis(values=[10**n for n in range(3, 9)], format="~s", grid=False)
+        x = alt.X("trained:Q", scale=alt.Scale(type="log"), axis=ticks, title="trained parameters, without the head")
+        y = alt.Y("test:Q", scale=alt.Scale(zero=False), title="test")
+        scale, legend = alt.Scale(domain=list(METHODS)), alt.Legend(title=None, labelLimit=240)
+        color, shape = (kind("method:N", scale=scale, legend=legend) for kind in (alt.Color, alt.Shape))
+        panels.append(base.mark_point(filled=True, size=90).encode(x=x, y=y, color=color, shape=shape))
+    alt.concat(*panels, columns=3).save(str(path))
 
 
 if __name__ == "__main__":

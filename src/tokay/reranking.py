@@ -374,7 +374,12 @@ class _Work:
                 filled[mask] = logits
                 return float(dataclasses.replace(exact, logits=filled).quality(as_used).mean())
 
-            done = export_reranker(model, folder, lists, exact.logits[mask], quality)
+            try:
+                done = export_reranker(model, folder, lists, exact.logits[mask], quality)
+            except TokayError as error:  # what has been trained is not lost for it
+                self.progress.say(f"not exported to ONNX: {error}")
+                shutil.rmtree(folder / "onnx", ignore_errors=True)
+                done = []
             for one in done:
                 fault = "" if one.parity.good else f"left out: {'; '.join(one.parity.faults)}. "
                 self.progress.say(f"{one.backend}, {one.bytes / 1e6:,.1f} MB: {fault}{one.parity.sentence()}")

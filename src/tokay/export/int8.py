@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokay.errors import TokayError, first_line
 from tokay.export.onnx import quiet
 from tokay.export.parity import cosines_of
 from tokay.models.onnx_embedder import OnnxEmbedder
@@ -154,14 +155,22 @@ def choose_int8(
 
     Returns:
         What was tried, in order; the last is the one that was kept.
+
+    Raises:
+        TokayError: the quantiser fails at all of them.
     """
     best: Tried | None = None
-    tried = []
+    tried: list[Tried] = []
+    failure: Exception = ValueError("no scheme was named")
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, quiet():
         for scheme in schemes:
             path = Path(folder) / "model.onnx"
-            SCHEMES[scheme](source, path, batches)
-            shrink_tables(path)
+            try:
+                SCHEMES[scheme](source, path, batches)
+                shrink_tables(path)
+            except Exception as error:  # the quantiser's errors have no common base
+                failure = error
+                continue
             found = closeness(path)
             tried.append(now := Tried(scheme, float(found.mean()), float(found.min())))
             if best is None or now.mean > best.mean:
@@ -169,7 +178,8 @@ def choose_int8(
                 path.replace(out)
             if now.mean >= enough:
                 break
-    assert best is not None
+    if best is None:
+        raise TokayError(f"onnxruntime cannot quantise the graph: {first_line(failure)}") from failure
     return [*(t for t in tried if t != best), best]
 
 

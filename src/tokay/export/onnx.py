@@ -137,6 +137,23 @@ def _write(
     assert program is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path)
+    forget_shapes_of_weights(path)
+
+
+def forget_shapes_of_weights(path: Path) -> None:
+    """Take the shapes of stored tensors out of a graph's notes, where some versions of torch's exporter leave them.
+
+    Tensors have their own shapes; onnxruntime before 1.32 transposes some to quantise them, and trips over the notes.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    stored, notes = {t.name for t in model.graph.initializer}, model.graph.value_info
+    kept = [note for note in notes if note.name not in stored]
+    if len(kept) < len(notes):
+        del notes[:]
+        notes.extend(kept)
+        onnx.save(model, path)
 
 
 def with_extra(package: str) -> None:
