@@ -278,7 +278,7 @@ def _compared(
         metric, size = "Spearman's correlation", tasks[0].size
         before, after, difference, low, high = _similarities(tasks[0], base, tuned)
     else:
-        c = compare(tuned, base, resamples=RESAMPLES)
+        c = compare(tuned.tolist(), base.tolist(), resamples=RESAMPLES)
         metric, size = "nDCG@10", f"{c.queries:,} queries"
         before, after, difference, low, high = c.mean_b, c.mean_a, c.difference, c.low, c.high
     state = "unclear"
