@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import WORDS
+from tokay import copies as copies_module
 from tokay.copies import ALIKE, apart, bundles_of, copies_of, near_copies, repeated, without_copies, words_of
 from tokay.corpus.dedup import HASHES, minhash, near_groups
 from tokay.errors import TokayError
@@ -180,6 +181,30 @@ def test_near_copies_are_those_of_comparing_all_pairs(mine: list[str], theirs: l
             best = max(range(len(theirs)), key=lambda j: (equal[j], alike[j], -j))
             assert (found[i].other, found[i].equal) == (best, equal[best])
             assert found[i].similarity == alike[best]
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.integers(1, 40))
+def test_parts_of_the_vocabulary_find_what_rare_words_find(seed: int, threshold: float, many: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = [f"w{i}" for i in range(int(rng.integers(2, 60)))]
+    others = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(40)]
+    texts = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(10)]
+    for text in rng.choice(others, 20):  # and some that differ in a few words
+        held = text.split()
+        held[: rng.integers(0, 3)] = [*rng.choice(words, rng.integers(0, 3)), "new"][: rng.integers(0, 4)]
+        texts.append(" ".join(held) or "w0")
+    found = []
+    for limit in (0, many, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copies_module, "MANY", limit)
+            found.append(near_copies(texts, others, threshold))
+    assert found[0] == found[1] == found[2]
+    sets = [{*words_of(o)} for o in others]
+    for i, text in enumerate(texts):
+        a = {*words_of(text)}
+        best = max(len(a & b) / len(a | b) for b in sets)
+        assert (i in found[0]) == (best >= threshold)
+        assert i not in found[0] or found[0][i].similarity == best
 
 
 def test_what_is_equal_and_what_is_near() -> None:

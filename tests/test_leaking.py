@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 
 import tokay
 from command import call
+from made_run import made_run
 from test_pipeline import FAST, material, run  # noqa: F401  (fixtures: a finished run of forty documents)
 from tiny import WORDS, tiny_base
+from tokay.copies import apart, repeating
 from tokay.errors import TokayError
 from tokay.leaking import LEAK, check_run, leakage_sentence, parts_of_run, queries_of_run, refuse
-from tokay.records import Copy, Document, Example, Passage, Query, Read, sha256_text
+from tokay.records import Copy, Document, Example, Passage, Query, Read, sha256_text, to_table
 from tokay.store import Run
 
 
@@ -229,6 +232,27 @@ def test_a_run_of_an_older_version_is_looked_at_anew(run: Path, tmp_path: Path) 
     assert before.trainings["the embedder"] == now.trainings["the embedder"]
     assert leakage_sentence(Run(out, writable=False)) == before.sentence()
     assert {q.part for q in queries_of_run(Run(out, writable=False))} >= {"train", "dev", "test"}
+
+
+def test_near_copies_among_queries_are_searched_once_for_each_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def counted(queries: Iterable[Query]) -> set[int]:
+        searched.append(listed := list(queries))
+        return repeating(listed)
+
+    monkeypatch.setattr("tokay.leaking.repeating", counted)
+    run = made_run(tmp_path / "run", until="generate")  # noqa: F811
+    found = queries_of_run(run)
+    assert queries_of_run(Run(run.path, writable=False)) == found == apart(run.table("generate", "queries", Query))
+    assert len(searched) == 1
+    held = next(q for q in found if q.part == "test")
+    rows = [*found, dataclasses.replace(held, query_id="copy", part="train")]
+    pq.write_table(to_table(Query, rows), run.path / "generate" / "queries.parquet")
+    assert queries_of_run(run) == [*found, dataclasses.replace(held, query_id="copy", part="out")]
+    assert len(searched) == 2
 
 
 def test_a_users_own_queries_are_compared_with_those_of_training(

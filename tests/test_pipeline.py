@@ -283,9 +283,14 @@ def test_refit_trains_on_everything_and_search_uses_it(
         "--base",
         tiny_base(),
     )
-    assert call(*arguments, "--out", out, *FAST, "--refit") == 0
+    pairs = own_pairs(tokay.Embedder.load(tiny_base(), device="cpu"), tmp_path / "mine")
+    guard = ("--set", f"guard.sets=['{pairs}']")
+    assert call(*arguments, "--out", out, *FAST, "--refit", *guard) == 0
     said = capsys.readouterr()
     assert "train: unchanged" in said.err
+    general = tokay.open_run(out).read_json("general", "general")["sets"]
+    assert [one["model"] for one in general] == ["tuned", "refitted"]
+    assert "refitted model: general ability" in " ".join(said.out.split())
     verdict = tokay.open_run(out).read_json("evaluate", "verdict")
     assert verdict["use"] == "base"  # twenty queries show nothing
     assert f"model: {out / 'model'}That is the base" in said.out.replace("\n", "")
@@ -302,6 +307,8 @@ def test_refit_trains_on_everything_and_search_uses_it(
     assert "tuned (used)" in capsys.readouterr().out
     assert call(*arguments, "--out", out, *FAST) == 0  # without --refit the refitted model no longer counts
     assert not tokay.open_run(out).is_done("refit")
+    assert call(*arguments, "--out", out, *FAST, *guard) == 0
+    assert [one["model"] for one in tokay.open_run(out).read_json("general", "general")["sets"]] == ["tuned"]
 
 
 def test_a_dry_run_leaves_the_folder_alone(run: Path, material: Path, tmp_path: Path) -> None:

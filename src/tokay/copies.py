@@ -7,6 +7,7 @@ Two documents that share most of their passages fall on one side. A passage that
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter, defaultdict
@@ -26,6 +27,9 @@ FEW = 32
 QUERIES_ALIKE = 0.8
 """Jaccard similarity of two queries' words from which they are near copies; our choice. One word added to four is one,
 one of eight words replaced is none."""
+
+MANY = 100
+"""Sets with a rare word in common from which it is looked whether fewer have a part of the vocabulary in common."""
 
 STRICTNESS: Mapping[Part, int] = {"train": 0, "dev": 1, "seen": 2, "test": 2}
 """What repeats something of a higher part is left out."""
@@ -162,10 +166,7 @@ class Near:
 
 
 def near_copies(texts: Sequence[str], others: Sequence[str], threshold: float = QUERIES_ALIKE) -> dict[int, Near]:
-    """The closest near copy of each text among others; exact, by prefix filtering (Bayardo et al. 2007, AllPairs).
-
-    Two sets of similarity t share one of their |s| - ceil(t |s|) + 1 rarest words, so only those are looked up; and
-    neither is larger than the other by more than 1 / t.
+    """The closest near copy of each text among others; exact, without comparing all pairs.
 
     Args:
         texts: short ones, such as queries.
@@ -175,40 +176,106 @@ def near_copies(texts: Sequence[str], others: Sequence[str], threshold: float = 
     Returns:
         Number of a text -> its copy; equal before near, more alike before less, then the first.
     """
-    theirs = [words_of(text) for text in others]
-    sets = [frozenset(words) for words in theirs]
-    often = Counter(word for words in sets for word in words)
-
-    def rarest(words: Iterable[str]) -> list[str]:
-        ordered = sorted(words, key=lambda word: (often[word], word))
-        return ordered[: len(ordered) - math.ceil(threshold * len(ordered) - 1e-9) + 1]
-
-    index: dict[str, list[int]] = defaultdict(list)
-    for i, words in enumerate(sets):
-        for word in rarest(words):
-            index[word].append(i)
+    whole: dict[tuple[str, ...], int] = {}
+    first: dict[frozenset[str], int] = {}
+    for i, text in enumerate(others):
+        theirs = words_of(text)
+        whole.setdefault(tuple(theirs), i)
+        first.setdefault(frozenset(theirs), i)
+    alike, numbers = _Alike(list(first), threshold), list(first.values())
     found: dict[int, Near] = {}
     for at, text in enumerate(texts):
         mine = words_of(text)
         words = frozenset(mine)
-        near = []
-        least, most = threshold * len(words) - 1e-9, len(words) / threshold + 1e-9
-        for i in {i for word in rarest(words) for i in index.get(word, ()) if least <= len(sets[i]) <= most}:
-            shared = len(words & sets[i])
-            similarity = shared / (len(words) + len(sets[i]) - shared)
-            if similarity >= threshold - 1e-9:
-                near.append(Near(i, similarity, mine == theirs[i]))
-        if near:
-            found[at] = min(near, key=lambda one: (not one.equal, -one.similarity, one.other))
+        if (equal := whole.get(tuple(mine))) is not None:
+            found[at] = Near(equal, 1.0, True)
+        elif (same := first.get(words)) is not None:
+            found[at] = Near(same, 1.0, False)
+        elif near := alike.closest(words):
+            found[at] = Near(numbers[near[0]], near[1], False)
     return found
 
 
-def apart(queries: Iterable[Query]) -> list[Query]:
-    """Queries in their order, with part ``out`` for those that repeat a query of a stricter part."""
+class _Alike:
+    """Sets of words by what a set of similarity t to them must have, of which the rarer is looked up.
+
+    It shares one of their |s| - ceil(t |s|) + 1 rarest words (prefix filtering: Bayardo et al. 2007, AllPairs), few
+    where most words are rare. And the two differ in at most |s| (1 - t) / t words, so that of one more parts of the
+    vocabulary they have one in common as a whole (Arasu et al. 2006, PartEnum), few where all words are frequent.
+    """
+
+    def __init__(self, sets: Sequence[frozenset[str]], threshold: float) -> None:
+        self.sets = sets
+        self.threshold = threshold
+        self.often = Counter(word for words in sets for word in words)
+        self.by_word: dict[str, list[int]] = defaultdict(list)
+        for i, words in enumerate(sets):
+            for word in self._rarest(words):
+                self.by_word[word].append(i)
+
+    def closest(self, words: frozenset[str]) -> tuple[int, float] | None:
+        """The set that is most like these words, the first of several, and how much it is; None: none is enough."""
+        lists = [self.by_word[word] for word in self._rarest(words) if word in self.by_word]
+        if sum(map(len, lists)) > MANY:
+            lists = min(lists, self._in_common(words), key=lambda found: sum(map(len, found)))
+        best: tuple[float, int] | None = None
+        least, most = self.threshold * len(words) - 1e-9, len(words) / self.threshold + 1e-9
+        for i in {i for found in lists for i in found if least <= len(self.sets[i]) <= most}:
+            shared = len(words & self.sets[i])
+            similarity = shared / (len(words) + len(self.sets[i]) - shared)
+            if similarity >= self.threshold - 1e-9 and (best is None or (-similarity, i) < best):
+                best = -similarity, i
+        return (best[1], -best[0]) if best else None
+
+    def _rarest(self, words: frozenset[str]) -> list[str]:
+        ordered = sorted(words, key=lambda word: (self.often[word], word))
+        return ordered[: len(ordered) - math.ceil(self.threshold * len(ordered) - 1e-9) + 1]
+
+    def _in_common(self, words: frozenset[str]) -> list[list[int]]:
+        """Numbers of sets with a part of the vocabulary in common, for each part of each way to divide it."""
+        low, high = self.threshold * len(words) - 1e-9, len(words) / self.threshold + 1e-9
+        ways = range(self._parts(math.ceil(low)), self._parts(math.floor(high)) + 1)
+        return [self.by_part[key] for parts in ways for key in self._divided(words, parts) if key in self.by_part]
+
+    @functools.cached_property
+    def by_part(self) -> dict[tuple[int, int, frozenset[int]], list[int]]:
+        """How many parts there are, which one it is, what a set has of it -> numbers of sets."""
+        found = defaultdict(list)
+        for i, words in enumerate(self.sets):
+            for key in self._divided(words, self._parts(len(words))):
+                found[key].append(i)
+        return dict(found)
+
+    @functools.cached_property
+    def rank(self) -> dict[str, int]:
+        """Word -> its place by how often it is: neighbours go to different parts, so that these tell as much each."""
+        return {word: n for n, (word, _) in enumerate(self.often.most_common())}
+
+    def _parts(self, size: int) -> int:
+        """One more than the words by which a set of this size can differ from one that is like it."""
+        return math.floor(size * (1 - self.threshold) / self.threshold + 1e-9) + 1
+
+    def _divided(self, words: frozenset[str], parts: int) -> list[tuple[int, int, frozenset[int]]]:
+        divided: list[list[int]] = [[] for _ in range(parts)]
+        for word in words:
+            rank = self.rank.get(word, -1)  # in no other set
+            divided[rank % parts].append(rank)
+        return [(parts, n, frozenset(held)) for n, held in enumerate(divided)]
+
+
+def repeating(queries: Iterable[Query]) -> set[int]:
+    """Numbers of the queries that repeat one of a stricter part."""
     listed = list(queries)
     found: set[int] = set()
     for strictest in (1, 2):
         of = [i for i, q in enumerate(listed) if STRICTNESS.get(q.part, 2) < strictest]
         held = [q.text for q in listed if STRICTNESS.get(q.part, 0) == strictest]
         found |= {of[at] for at in near_copies([listed[i].text for i in of], held)}
+    return found
+
+
+def apart(queries: Iterable[Query]) -> list[Query]:
+    """Queries in their order, with part ``out`` for those that repeat a query of a stricter part."""
+    listed = list(queries)
+    found = repeating(listed)
     return [dataclasses.replace(q, part="out") if i in found else q for i, q in enumerate(listed)]

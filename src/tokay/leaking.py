@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tokay.copies import apart, copies_of, repeated
+from tokay.copies import copies_of, repeated, repeating
 from tokay.errors import TokayError
 from tokay.leakage import HELD_OUT, Leakage, find_leaks, reads_of, without_held_out
 from tokay.records import Copy, Document, Example, Part, Passage, Query, Read
@@ -22,6 +24,9 @@ LEAK = "leak.json"
 
 TRAININGS = {"initial": "the mining embedder", "train": "the embedder", "rerank": "the reranker"}
 """Stages that train something, and what that is. ``refit`` is not one: its model is measured on nothing."""
+
+_Table = tuple[Path, str, str, tuple[int, int, int]]
+"""Run folder, stage, table, and what changes when the file does."""
 
 LOOKED_AT = ("corpus", "split", "generate", "judge", "examples")
 """Stages whose files are compared with what the manifest says of them."""
@@ -63,8 +68,20 @@ def queries_of_run(run: Run) -> list[Query]:
 
     Those that nearly repeat a query of a stricter part are ``out``.
     """
-    tables = [("generate", "queries"), *([("judge", "answered")] if run.is_done("judge") else [])]
-    return apart(itertools.chain(*(run.table(stage, table, Query) for stage, table in tables)))
+    names = [("generate", "queries"), *([("judge", "answered")] if run.is_done("judge") else [])]
+    tables = [(run.path.absolute(), *name, run.changed(*name)) for name in names]
+    gone = _repeating(tuple(tables))
+    return [dataclasses.replace(q, part="out") if i in gone else q for i, q in enumerate(_asked(tables))]
+
+
+@functools.lru_cache(maxsize=2)
+def _repeating(tables: tuple[_Table, ...]) -> frozenset[int]:
+    """Numbers of the queries that repeat one of a stricter part, searched once for each content of the files."""
+    return frozenset(repeating(_asked(tables)))
+
+
+def _asked(tables: Iterable[_Table]) -> Iterator[Query]:
+    return itertools.chain(*(Run(path, writable=False).table(stage, name, Query) for path, stage, name, _ in tables))
 
 
 def sources_apart(run: Run, sources: Sequence[Any], say: Callable[[str], None]) -> list[Any]:

@@ -23,7 +23,6 @@ from tokay.leakage import reads_of
 from tokay.leaking import leakage_sentence, parts_of_run, queries_of_run, refuse
 from tokay.models.cross_encoder import CrossEncoder, written
 from tokay.models.locate import find_model, is_run
-from tokay.pipeline import rows_now
 from tokay.progress import Progress, Silent
 from tokay.records import Example, Hit, Passage, Query
 from tokay.records import Read as Given
@@ -35,6 +34,7 @@ from tokay.search.rerank import Rule
 from tokay.search.reranker import ABOUT, FOLDER, About, Form, Reranker
 from tokay.settings import RerankSettings, Settings
 from tokay.store import Run, StageOutput, fingerprint
+from tokay.trainset import rows_now
 
 if TYPE_CHECKING:
     from tokay.models.torch_cross_encoder import TorchCrossEncoder

@@ -217,6 +217,11 @@ class Run:
         """Number of rows of a table, from its footer."""
         return int(pq.ParquetFile(self._file(stage, f"{name}.parquet")).metadata.num_rows)
 
+    def changed(self, stage: str, name: str) -> tuple[int, int, int]:
+        """Other numbers whenever a table's file is another one or was written to."""
+        stat = self._file(stage, f"{name}.parquet").stat()
+        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
     def read_json(self, stage: str, name: str) -> Any:
         """A value written with ``StageOutput.write_json``."""
         return json.loads(self._file(stage, f"{name}.json").read_text(encoding="utf-8"))

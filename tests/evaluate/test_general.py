@@ -31,7 +31,7 @@ def test_a_loss_is_told_from_none(base: Embedder, tmp_path: Path) -> None:
     folder = own_pairs(base, tmp_path / "mine")
     settings = GuardSettings(sets=(str(folder),))
     other = Embedder.load(tiny_base(seed=3), device="cpu")
-    lost, kept = check_general(base, other, settings), check_general(base, base, settings)
+    lost, kept = check_general(base, {"tuned": other}, settings), check_general(base, {"tuned": base}, settings)
     assert (lost["checked"], lost["fell"], lost["sets"][0]["state"]) == (True, True, "fell")
     assert lost["sets"][0]["base"] == pytest.approx(1.0, abs=1e-6)
     assert lost["sets"][0]["high"] < 0
@@ -40,13 +40,31 @@ def test_a_loss_is_told_from_none(base: Embedder, tmp_path: Path) -> None:
     )
     assert (kept["fell"], kept["sets"][0]["state"], kept["sets"][0]["difference"]) == (False, "held", 0.0)
     assert said_of(kept)[0].startswith("general ability held: mine, Spearman's correlation 1.000 to 1.000 (+0.000")
-    wide = check_general(base, other, settings.model_copy(update={"margin": 1.0}))
+    wide = check_general(base, {"tuned": other}, settings.model_copy(update={"margin": 1.0}))
     assert not wide["fell"]
+
+
+def test_each_of_two_models_is_held_against_the_base(base: Embedder, tmp_path: Path) -> None:
+    settings = GuardSettings(sets=(str(own_pairs(base, tmp_path / "mine")),))
+    other = Embedder.load(tiny_base(seed=3), device="cpu")
+    both = check_general(base, {"tuned": base, "refitted": other}, settings)
+    assert both["fell"]
+    assert [(one["model"], one["state"]) for one in both["sets"]] == [("tuned", "held"), ("refitted", "fell")]
+    assert [line.partition(" by more")[0].partition(": mine")[0] for line in said_of(both)] == [
+        "refitted model: general ability fell",
+        "tuned model: general ability held",
+    ]
+    for name, model, one in zip(("tuned", "refitted"), (base, other), both["sets"], strict=True):
+        alone = check_general(base, {name: model}, settings)["sets"]
+        assert [one | {"sentence": ""}] == [alone[0] | {"sentence": ""}]
+        assert one["sentence"] == f"{name} model: {alone[0]['sentence']}"
 
 
 def test_too_few_queries_are_said_to_be_too_few(base: Embedder, tmp_path: Path) -> None:
     folder = folder_of(TASKS["retrieval"], tmp_path / "search", ".jsonl")
-    found = check_general(base, Embedder.load(tiny_base(seed=3), device="cpu"), GuardSettings(sets=(str(folder),)))
+    found = check_general(
+        base, {"tuned": Embedder.load(tiny_base(seed=3), device="cpu")}, GuardSettings(sets=(str(folder),))
+    )
     one = found["sets"][0]
     assert one["metric"] == "nDCG@10"
     assert one["low"] < -0.01 < one["high"]
@@ -128,7 +146,7 @@ def test_nanobeirs_parts_are_read_and_their_queries_count_alike(
     assert [task.name for task in found.tasks] == list(PARTS)
     assert {len(task.queries) for task in found.tasks if isinstance(task, Retrieval)} == {3}
     assert found.tasks[1].qrels["q2"] == {"d7": 1, "d8": 1}  # type: ignore[union-attr]
-    checked = check_general(base, base, GuardSettings(sets=(spec,)))
+    checked = check_general(base, {"tuned": base}, GuardSettings(sets=(spec,)))
     assert [(s["name"], s["size"], s["state"]) for s in checked["sets"]] == [("NanoBEIR", "15 queries", "held")]
     monkeypatch.setattr(general, "DATASET", str(tmp_path / "nano"))
     assert read_general("nanobeir") == found
@@ -140,17 +158,17 @@ def test_a_hub_that_is_away_is_said_once_and_not_waited_for(
     base: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert unreachable() == "HF_HUB_OFFLINE is set"
-    checked = check_general(base, base, GuardSettings(), missing=unreachable())
+    checked = check_general(base, {"tuned": base}, GuardSettings(), missing=unreachable())
     assert (checked["checked"], checked["fell"], checked["sets"]) == (False, False, [])
     assert said_of(checked) == [
         "general ability was not checked: NanoBEIR is on the Hub, and HF_HUB_OFFLINE is set; guard.sets can name local sets"
     ]
     both = check_general(
-        base, base, GuardSettings(sets=("nanobeir", str(own_pairs(base, tmp_path / "x")))), missing="no"
+        base, {"tuned": base}, GuardSettings(sets=("nanobeir", str(own_pairs(base, tmp_path / "x")))), missing="no"
     )
     assert len(said_of(both)) == 2
     assert said_of(both)[1].startswith("general ability was not checked on all sets: NanoBEIR")
-    assert said_of(check_general(base, base, GuardSettings(sets=()))) == [
+    assert said_of(check_general(base, {"tuned": base}, GuardSettings(sets=()))) == [
         "general ability was not checked: guard.sets names no set"
     ]
 

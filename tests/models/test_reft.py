@@ -471,7 +471,10 @@ def test_unknown_and_taken_names_are_refused() -> None:
         TokayError, match=r"adapter 'ends' is there already; expected a new name \(adapter_name\) without"
     ):
         model.add_adapter("ends", ENDS)
-    with pytest.raises(TokayError, match="adapter_names has 2 names and the model is given 3 rows; name one a row"):
+    with pytest.raises(
+        TokayError,
+        match=r"adapter_names is .*'ends', 'wide'.*; expected a list with a name, or None, for each of 3 rows",
+    ):
         model(input_ids=ids_of(3, 4), adapter_names=["ends", "wide"])
     model.delete_adapter("ends")
     assert model.active is None or model.active != "ends"

@@ -1,7 +1,7 @@
-"""General ability: what the base knew of other texts, and whether the tuned model still does.
+"""General ability: what the base knew of other texts, and whether the models trained on it still do.
 
-A fixed, fast sample of general sets, base against tuned, after every training. NanoBEIR comes from the Hub; a user's
-own sets are folders of ``evaluate.taskfolders``: semantic similarity, or a search.
+A fixed, fast sample of general sets, base against tuned (and refitted), after every training. NanoBEIR comes from the
+Hub; a user's own sets are folders of ``evaluate.taskfolders``: semantic similarity, or a search.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -202,23 +202,25 @@ def _within(items: Sequence[T], budget: int, cost: Any) -> list[T]:
     return kept
 
 
-# -- base against tuned ---------------------------------------------------------------------------------------------
+# -- base against trained ---------------------------------------------------------------------------------------------
 
 
-def check_general(base: Embedder, tuned: Embedder, settings: GuardSettings, *, missing: str = "") -> dict[str, Any]:
-    """Base and tuned on each set: what changed, with its 95 % interval, and whether more was lost than is allowed.
+def check_general(
+    base: Embedder, trained: Mapping[str, Embedder], settings: GuardSettings, *, missing: str = ""
+) -> dict[str, Any]:
+    """Base against each model on each set: what changed, with its 95 % interval, and whether too much was lost.
 
     Args:
-        base: with the cut that both have.
-        tuned: likewise.
+        base: with the cut that all have.
+        trained: name -> a model; where there are several, what is said begins with the name.
         settings: which sets, how much of them, and the margin.
         missing: why the Hub cannot be asked (``unreachable``); empty: it can.
 
     Returns:
-        JSON values: ``checked``, ``fell``, ``margin``, ``missing`` (reasons) and ``sets``, each with ``name``,
-        ``metric``, ``base``, ``tuned``, ``difference``, ``low``, ``high``, ``size``, ``state`` and ``sentence``.
-        ``state`` is ``fell`` where the loss is above the margin and its interval below zero, ``held`` where all of the
-        interval is within the margin, else ``unclear``.
+        JSON values: ``checked``, ``fell``, ``margin``, ``missing`` (reasons) and ``sets``, for each set and model one
+        with ``name``, ``model``, ``metric``, ``base``, ``tuned`` (what the model has), ``difference``, ``low``,
+        ``high``, ``size``, ``state`` and ``sentence``. ``state`` is ``fell`` where the loss is above the margin and its
+        interval below zero, ``held`` where all of the interval is within the margin, else ``unclear``.
     """
     sets: list[General] = []
     reasons = [] if settings.sets else ["guard.sets names no set"]
@@ -235,7 +237,11 @@ def check_general(base: Embedder, tuned: Embedder, settings: GuardSettings, *, m
     for one in sets:
         share = settings.characters // (len(sets) * len(one.tasks))
         tasks = [sampled(task, characters=share, longest=longest) for task in one.tasks]
-        found.append(_compared(one.name, tasks, Contestant("base", "", base), Contestant("tuned", "", tuned), settings))
+        before = _values(tasks, Contestant("base", "", base))
+        for model, embedder in trained.items():
+            named = f"{model} model: " if len(trained) > 1 else ""
+            after = _values(tasks, Contestant(model, "", embedder))
+            found.append({"model": model, **_compared(one.name, named, tasks, before, after, settings)})
     return {
         "checked": bool(found),
         "fell": any(one["state"] == "fell" for one in found),
@@ -252,16 +258,27 @@ def said_of(general: dict[str, Any]) -> list[str]:
     return [*(one["sentence"] for one in said), *(f"{not_checked}: {reason}" for reason in general["missing"])]
 
 
+def _values(tasks: Sequence[Task], model: Contestant) -> NDArray[np.float64]:
+    """nDCG@10 of every query, or the cosine of every pair."""
+    one = tasks[0]
+    if isinstance(one, Similarity):
+        return cosines(*both_sides(model.encoder(one.category, one.name), one.first, one.second))
+    return np.array([v for task in tasks if isinstance(task, Retrieval) for v in _ndcg(task, model)], np.float64)
+
+
 def _compared(
-    name: str, tasks: Sequence[Task], base: Contestant, tuned: Contestant, settings: GuardSettings
+    name: str,
+    named: str,
+    tasks: Sequence[Task],
+    base: NDArray[np.float64],
+    tuned: NDArray[np.float64],
+    settings: GuardSettings,
 ) -> dict[str, Any]:
     if isinstance(tasks[0], Similarity):
         metric, size = "Spearman's correlation", tasks[0].size
         before, after, difference, low, high = _similarities(tasks[0], base, tuned)
     else:
-        searches = [task for task in tasks if isinstance(task, Retrieval)]
-        values = [[v for task in searches for v in _ndcg(task, model)] for model in (tuned, base)]
-        c = compare(*values, resamples=RESAMPLES)
+        c = compare(tuned.tolist(), base.tolist(), resamples=RESAMPLES)
         metric, size = "nDCG@10", f"{c.queries:,} queries"
         before, after, difference, low, high = c.mean_b, c.mean_a, c.difference, c.low, c.high
     state = "unclear"
@@ -279,7 +296,8 @@ def _compared(
         "high": high,
         "size": size,
         "state": state,
-        "sentence": _sentence(
+        "sentence": named
+        + _sentence(
             state,
             f"{name}, {metric} {before:.3f} to {after:.3f} ({difference:+.3f}, 95 % interval {low:+.3f} to "
             f"{high:+.3f}, {size})",
@@ -305,17 +323,16 @@ def _ndcg(task: Retrieval, model: Contestant) -> list[float]:
     return [values[query_id] for query_id in task.qrels]
 
 
-def _similarities(task: Similarity, base: Contestant, tuned: Contestant) -> tuple[float, float, float, float, float]:
+def _similarities(
+    task: Similarity, base: NDArray[np.float64], tuned: NDArray[np.float64]
+) -> tuple[float, float, float, float, float]:
     """Spearman's correlation of base and tuned, their difference, and its percentile bootstrap interval over pairs."""
     wanted = np.asarray(task.scores, np.float64)
-    found: list[NDArray[np.float64]] = []
-    for model in (base, tuned):
-        found.append(cosines(*both_sides(model.encoder(task.category, task.name), task.first, task.second)))
-    before, after = (spearman(wanted, values) for values in found)
+    before, after = spearman(wanted, base), spearman(wanted, tuned)
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(RESAMPLES):
         rows = rng.integers(0, len(wanted), len(wanted))
-        drawn.append(spearman(wanted[rows], found[1][rows]) - spearman(wanted[rows], found[0][rows]))
+        drawn.append(spearman(wanted[rows], tuned[rows]) - spearman(wanted[rows], base[rows]))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return before, after, after - before, float(low), float(high)

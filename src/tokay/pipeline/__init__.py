@@ -36,9 +36,8 @@ from tokay.pipeline.start import annotator_of, open_distillation, open_relabelli
 from tokay.progress import Progress, Silent
 from tokay.settings import Settings, resolve, to_toml
 from tokay.store import Run
-from tokay.trainset import rows_now  # for tokay.reranking: its text, imports and all, is in the key of what it trained
 
-__all__ = ["Distilled", "Plan", "distill", "rows_now", "run_distillation", "run_relabelling"]
+__all__ = ["Distilled", "Plan", "distill", "run_distillation", "run_relabelling"]
 
 
 def _distil(ctx: Context, confirm: Confirm | None) -> Distilled:
@@ -61,11 +60,11 @@ def _distil(ctx: Context, confirm: Confirm | None) -> Distilled:
     refuse(ctx.run, {"the embedder": reads_of(train.training_rows(ctx))})
     train.train(ctx)
     evaluate.evaluate(ctx)
-    general.general(ctx)
     if settings.qrels:
         labels.labels(ctx)
     if settings.refit:
         train.refit(ctx)
+    general.general(ctx)
     model.model(ctx)
     return model.report(ctx)
 

@@ -81,6 +81,10 @@ def _train_on(ctx: Context, rows: Sequence[Example], out: StageOutput, *, name: 
     from tokay.train.tune import tune
 
     settings = ctx.settings.train
+    if name == "initial":  # nothing is judged yet, so no dev query has an answer to choose by
+        settings = settings.model_copy(
+            update={"patience": 0, "soup": 1.0 if settings.soup == "auto" else settings.soup}
+        )
     if len(rows) < 2:
         raise TokayError(f"{len(rows)} training rows; expected at least 2: write more queries (generate.passages)")
     own = run_source(rows, ctx.passages(), settings)
