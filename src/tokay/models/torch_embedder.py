@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ from tokay.models.running import Ids, Run, Runner, Vectors
 from tokay.models.sharing import keep_once
 from tokay.models.space import ABOUT, recorded, vector_space
 from tokay.models.tokens import Tokens
+
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+"""oneDNN keeps its last 1,024 products, one for each shape, with their memory; texts have many shapes, and a training
+in bf16 grew by a gigabyte. Read when the first one is made."""
 
 
 class TorchEmbedder(Embedder, nn.Module):
