@@ -145,6 +145,7 @@ def test_the_mouse_decides_and_two_windows_see_each_other(opened: Any, address: 
         other.click("button:text-is('Undo')")
         other.wait_for_selector(".actions >> text=not decided by hand")
         go(shown, "decisions")
+        shown.locator("main .list li").nth(1).wait_for()  # every page has a heading, so that is no sign of this one
         assert shown.locator("main .list li").count() == 2
 
 
