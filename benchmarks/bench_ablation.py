@@ -251,9 +251,8 @@ def main() -> None:
     if not (options.run / "manifest.json").is_file():
         print(f"bench_ablation: skipped, {options.run} is no finished run (make demo makes one)", file=sys.stderr)
         return
-    groups = {"ladder": list(LADDER), "single": list(SINGLE), "forgetting": list(FORGETTING), "": []}
-    groups["distillation"] = list(DISTILLATION)
-    names = groups.get(options.recipes) or [name.strip() for name in options.recipes.split(";") if name.strip()]
+    of = {"ladder": LADDER, "single": SINGLE, "forgetting": FORGETTING, "distillation": DISTILLATION, "": {}}
+    names = list(of.get(options.recipes, ())) or [name.strip() for name in options.recipes.split(";") if name.strip()]
     if unknown := [name for name in names if name not in RECIPES]:
         parser.error(f"unknown recipe {unknown[0]!r}; known: {'; '.join(RECIPES)}")
     if not options.teacher and (taught := [name for name in names if RECIPES[name][0].get("distil_teacher")]):

@@ -57,19 +57,16 @@ def test_shapes_that_torch_notes_of_weights_do_not_stop_the_quantiser(tmp_path: 
     assert out.is_file()
 
 
-def test_a_scheme_that_the_quantiser_fails_at_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_quantiser_fails_at_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("no such shape\nat line 3")
 
     source, out = tmp_path / "model.onnx", tmp_path / "int8.onnx"
     write_cross_encoder(model(), source)
-    first, second, *_ = SCHEMES
+    first = next(iter(SCHEMES))
     monkeypatch.setitem(SCHEMES, first, fails)
-    tried = choose_int8(source, out, (), lambda path: np.ones(2), schemes=[first, second])
-    assert [one.scheme for one in tried] == [second]
-    monkeypatch.setitem(SCHEMES, second, fails)
-    with pytest.raises(TokayError, match=r"cannot quantise the graph: no such shape$"):
-        choose_int8(source, out, (), lambda path: np.ones(2), schemes=[first, second])
+    with pytest.raises(TokayError, match=rf"cannot quantise the graph \({first}\): no such shape$"):
+        choose_int8(source, out, (), lambda path: np.ones(2), schemes=[first])
 
 
 def test_what_falls_short_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

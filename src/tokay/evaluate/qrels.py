@@ -90,10 +90,11 @@ def checked_labels(
     dropped["queries without a relevant passage"] = len(wanted) - len(kept)
     if len(kept) < 2:
         hint = _hint(unknown, known_ids) or _stranger(stranger, texts)
-        left_out = ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count)
+        counts = ", ".join(f"{count:,} {what}" for what, count in dropped.items() if count)
+        left_out = f" ({counts} left out)" if counts else ""
         raise TokayError(
-            f"{of}: {len(kept)} queries have a relevant passage of this corpus ({left_out or 'of none'}); expected "
-            f"the ids of the corpus's _id column and of the queries' _id column{hint}"
+            f"{of}: {len(kept)} queries have a relevant passage of this corpus{left_out}; expected the ids of the "
+            f"corpus's _id column and of the queries' _id column{hint}"
         )
     return Labels({q: texts[q] for q in kept}, kept, dropped)
 

@@ -168,7 +168,7 @@ def cannot_see(comparison: Comparison) -> str:
     said = f"with {c.queries:,} queries a difference under {c.detectable:.3f} cannot be seen"
     if c.detectable >= 1:
         return f"{said}: write queries for more passages"
-    if size < 0.0005:
+    if not round(size, 3):  # a difference of 0.000 says nothing
         return said
     if size < c.detectable / _OUT_OF_REACH:
         return f"{said}, and one of {size:.3f} not with {_OUT_OF_REACH**2} times as many"

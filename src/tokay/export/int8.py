@@ -157,20 +157,18 @@ def choose_int8(
         What was tried, in order; the last is the one that was kept.
 
     Raises:
-        TokayError: the quantiser fails at all of them.
+        TokayError: the quantiser fails.
     """
     best: Tried | None = None
     tried: list[Tried] = []
-    failure: Exception = ValueError("no scheme was named")
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, quiet():
         for scheme in schemes:
             path = Path(folder) / "model.onnx"
             try:
                 SCHEMES[scheme](source, path, batches)
-                shrink_tables(path)
             except Exception as error:  # the quantiser's errors have no common base
-                failure = error
-                continue
+                raise TokayError(f"onnxruntime cannot quantise the graph ({scheme}): {first_line(error)}") from error
+            shrink_tables(path)
             found = closeness(path)
             tried.append(now := Tried(scheme, float(found.mean()), float(found.min())))
             if best is None or now.mean > best.mean:
@@ -178,8 +176,7 @@ def choose_int8(
                 path.replace(out)
             if now.mean >= enough:
                 break
-    if best is None:
-        raise TokayError(f"onnxruntime cannot quantise the graph: {first_line(failure)}") from failure
+    assert best is not None
     return [*(t for t in tried if t != best), best]
 
 

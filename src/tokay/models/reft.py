@@ -8,6 +8,7 @@ Letters: D width of the model, r rank, h a hidden state.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, ClassVar, Literal
 
@@ -92,12 +93,9 @@ class Intervention(nn.Module):
 
     def delta(self, hidden: Tensor) -> Tensor:
         """What is added to hidden states: (…, D) -> (…, D)."""
-        if exact(hidden) and not self.training:
-            flat = hidden.reshape(-1, self.width)
-            low, b = self._low_exactly(flat)
-            return torch.mm(low, b, out=torch.empty_like(flat)).view_as(hidden)
-        low, b = self.low(hidden)
-        added = low @ b
+        with uncast(hidden, training=self.training):
+            low, b = self.low(hidden)
+            added = low @ b
         return nn.functional.dropout(added, self.dropout, True) if self.dropout and self.training else added
 
     def low(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,23 +107,13 @@ class Intervention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Edited hidden states, (…, D); padding among them too."""
-        alone = exact(hidden) and not self.training
-        mixed = torch.is_autocast_enabled(hidden.device.type) and not alone
-        if mixed or (self.dropout and self.training):  # autocast would bring the sum to half precision
-            return hidden + self.delta(hidden).to(hidden.dtype)
-        flat = hidden.reshape(-1, self.width)
-        if alone:
-            low, b = self._low_exactly(flat)
-            return torch.addmm(flat, low, b, out=torch.empty_like(flat)).view_as(hidden)
-        low, b = self.low(flat)
-        return torch.addmm(flat, low, b).view_as(hidden)
-
-    def _low_exactly(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``low``, of (M, D)."""
-        a, bias, b = self.maps(flat.dtype)
-        if a is None:
-            return bias.expand(len(flat), self.rank), b
-        return torch.addmm(bias, flat, a.T, out=flat.new_empty(len(flat), self.rank)), b
+        with uncast(hidden, training=self.training):
+            mixed = torch.is_autocast_enabled(hidden.device.type)
+            if mixed or (self.dropout and self.training):  # autocast would bring the sum to half precision
+                return hidden + self.delta(hidden).to(hidden.dtype)
+            flat = hidden.reshape(-1, self.width)
+            low, b = self.low(flat)
+            return torch.addmm(flat, low, b).view_as(hidden)
 
     def scale(self, weight: float) -> None:
         """Make the edit ``weight`` times as large, in place: 0 is none, 1 leaves it.
@@ -140,13 +128,15 @@ class Intervention(nn.Module):
         return f"{self.width}, rank={self.rank}"
 
 
-def exact(hidden: Tensor) -> bool:
-    """Whether autocast is to be kept off an edit by giving its products an ``out``, which it leaves alone.
+def uncast(hidden: Tensor, *, training: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """Autocast kept off edits in use, which it would cast to half precision and back at every layer.
 
-    It would cast each of them to half precision and back, at every layer; with gradients there can be no ``out``.
+    Not in training, where a pass without gradients is to give what the one with them gives.
     """
-    mixed = torch.is_autocast_enabled(hidden.device.type)
-    return mixed and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    kind = hidden.device.type
+    if training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _cast(maps: Maps, kind: torch.dtype | None) -> Maps:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokay.errors import TokayError, did_you_mean
-from tokay.models.reft import Intervention, exact
+from tokay.models.reft import Intervention, uncast
 from tokay.models.reft_positions import Positions
 
 PLAIN = "__base__"
@@ -83,22 +83,22 @@ class _Rows:
 
     def delta(self, hidden: Tensor) -> Tensor:
         """``Bᵀ(Ah + b)`` of each row, (N, P, D)."""
-        low, b = self._low(hidden)
-        return torch.bmm(low, b, out=torch.empty_like(hidden) if exact(hidden) else None)
+        with uncast(hidden):
+            low, b = self._low(hidden)
+            return torch.bmm(low, b)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Edited hidden states, (N, P, D)."""
-        alone = exact(hidden)
-        if torch.is_autocast_enabled(hidden.device.type) and not alone:
-            return hidden + self.delta(hidden).to(hidden.dtype)
-        low, b = self._low(hidden)
-        return torch.baddbmm(hidden, low, b, out=torch.empty_like(hidden) if alone else None)
+        with uncast(hidden):
+            if torch.is_autocast_enabled(hidden.device.type):
+                return hidden + self.delta(hidden).to(hidden.dtype)
+            low, b = self._low(hidden)
+            return torch.baddbmm(hidden, low, b)
 
     def _low(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``Ah + b``, (N, P, r), and B."""
         a, bias, b = self._in(hidden.dtype)
-        out = hidden.new_empty(*hidden.shape[:2], b.shape[1]) if exact(hidden) else None
-        return torch.baddbmm(bias[:, None], hidden, a.mT, out=out), b
+        return torch.baddbmm(bias[:, None], hidden, a.mT), b
 
     def _in(self, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         if self.a.dtype == kind:
