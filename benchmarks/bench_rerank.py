@@ -2,9 +2,10 @@
 
 Needs --run, a finished run on Python's manual; it trains a reranker for each number of layers there (or takes what was
 trained) and prints depth x layers x precision: nDCG@10 on held-out queries, the difference to the ranking without it
-with its interval, and the median milliseconds of reading a query's which do not depend on how many
-passages there are. Choices were made on dev queries; held-out ones are read here only. For SciFact name a run on its
-corpus (tokay distill DATA/scifact --llm recorded:DATA/scifact-recorded): --claims asks the human claims, once.
+with its interval, and the median milliseconds of reading a query's candidates,
+which do not depend on how many passages there are. Choices were made on dev queries; held-out ones are read here
+only. For SciFact name a run on its corpus (tokay distill DATA/scifact --llm recorded:DATA/scifact-recorded): --claims
+asks the human claims, once.
 """
 
 from __future__ import annotations
